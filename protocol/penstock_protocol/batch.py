@@ -1,0 +1,332 @@
+"""Batches: the unit of append, checksum, idempotence and delivery. The same bytes from client to client.
+
+    offset  size         field
+    0       4            length        bytes of the whole batch
+    4       4            crc32         over bytes 8 … length
+    8       1            version       1
+    9       1            flags         bit 0 compressed, bit 1 sparse (both reserved in version 1)
+    10      2            count         messages, 1 … 10,000
+    12      2            columns       entries of the column table
+    14      2            epoch         of the producer (reserved, zero)
+    16      8            producer_id   0 = the batch is not sequenced
+    24      4            sequence      counts batches per (producer id, address)
+    28      4            reserved      zero
+    32      8 × columns  column table  kind u8, width u8, reserved u16, length u32
+    …       4 × count    ends          u32: cumulative ends of the bodies
+    …                    columns       in table order; width 1, 2, 4 or 8: an array of such unsigned
+                                       integers; width 0: u32[count] cumulative ends, then the cells
+    …                    bodies        concatenated
+
+Little-endian. A column exists only if a message of the batch uses it, so a plain message has none. A
+cell of width 0 is one msgpack value; an empty cell means "absent". A batch is immutable: whoever needs
+a part of it makes a cut (new header and checksum, the same bytes), never a decode.
+"""
+
+import sys
+from array import array
+from collections.abc import Sequence
+from enum import IntEnum
+from itertools import accumulate
+from struct import Struct
+from typing import NamedTuple
+
+from penstock_protocol.checksum import crc32
+from penstock_protocol.errors import Invalid, TooLarge
+from penstock_protocol.frame import Buffer
+from penstock_protocol.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_COLUMNS_MAX,
+    BATCH_COUNT_MAX,
+    BATCH_OVERHEAD_BYTES_MAX,
+)
+
+HEADER = Struct(
+    "<"
+    "I"  # length
+    "I"  # crc32
+    "B"  # version
+    "B"  # flags
+    "H"  # count
+    "H"  # columns
+    "H"  # epoch
+    "Q"  # producer_id
+    "I"  # sequence
+    "I"  # reserved
+)
+HEADER_BYTES = 32
+assert HEADER.size == HEADER_BYTES
+COLUMN = Struct("<BBHI")  # kind, width, reserved, length
+COLUMN_BYTES = 8
+assert COLUMN.size == COLUMN_BYTES
+CRC_FROM = 8
+VERSION = 1
+WIDTHS = {0: "", 1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+class Kind(IntEnum):
+    """What a column holds. Numbers are part of the format; those not used yet are reserved."""
+
+    KEY = 1  # width 0: bin
+    HEADERS = 2  # width 0: flat map
+    TIMESTAMP = 3  # width 8: ms since 1970 by the producer, 0 = none
+    ABSENT = 4  # width 1: 1 = the value is null (a tombstone), not empty
+    DELAY = 5
+    TTL = 6
+    PRIORITY = 7
+    MESSAGE_GROUP = 8
+    DEDUP_ID = 9
+    REPLY_TO = 10
+    CORRELATION_ID = 11
+    CONTENT_TYPE = 12
+    JOB_KEY = 13
+
+
+WIDTH_OF = {Kind.KEY: 0, Kind.HEADERS: 0, Kind.TIMESTAMP: 8, Kind.ABSENT: 1}
+"""Columns in use so far, with their width. A batch with any other is refused until its feature exists."""
+
+
+class Column(NamedTuple):
+    """Where one column lies: `at` and `length` in bytes from the start of the batch."""
+
+    kind: int
+    width: int
+    at: int
+    length: int
+
+
+def to_u32(values: Sequence[int]) -> bytes:
+    """Little-endian u32 array."""
+    out = array("I", values)
+    if sys.byteorder == "big":
+        out.byteswap()
+    return out.tobytes()
+
+
+def from_u32(view: memoryview) -> list[int]:
+    """The inverse of `to_u32`; `view` has a multiple of four bytes."""
+    if sys.byteorder == "big":
+        swapped = array("I", view.tobytes())
+        swapped.byteswap()
+        return swapped.tolist()
+    return view.cast("I").tolist()
+
+
+class BatchView:
+    """A checked look at one batch: where things lie, nothing decoded.
+
+    Raises `Invalid` for bytes that are not a well-formed batch of version 1 and `TooLarge` for one above
+    the limits. `view` may be longer than the batch; `.length` says where it ends.
+    """
+
+    __slots__ = ("bodies_at", "column_table", "count", "crc", "length", "producer_id", "sequence", "view")
+
+    def __init__(self, data: Buffer, *, verify: bool = True) -> None:
+        view = memoryview(data)
+        if len(view) < HEADER_BYTES:
+            raise Invalid("a batch is shorter than its header", hint="the sender's encoder is faulty")
+        (length, crc, version, flags, count, columns, epoch, producer_id, sequence, reserved) = (
+            HEADER.unpack_from(view)
+        )
+        if (
+            length > len(view)
+            or version != VERSION
+            or flags
+            or reserved
+            or epoch
+            or not 1 <= count <= BATCH_COUNT_MAX
+        ):
+            raise Invalid("a batch header is malformed", hint="the sender's encoder is faulty")
+        if columns > BATCH_COLUMNS_MAX or HEADER_BYTES + columns * COLUMN_BYTES + 4 * count > length:
+            raise Invalid("a batch is shorter than its tables", hint="the sender's encoder is faulty")
+        if verify and crc32(view[CRC_FROM:length]) != crc:
+            raise Invalid("a batch fails its checksum", hint="it was damaged on the way; send it again")
+        self.view = view[:length]
+        self.length: int = length
+        self.crc: int = crc
+        self.count: int = count
+        self.producer_id: int = producer_id
+        self.sequence: int = sequence
+        self.column_table: tuple[Column, ...] = self._columns(columns) if columns else ()
+        last = self.column_table[-1] if columns else None
+        self.bodies_at: int = (last.at + last.length) if last else HEADER_BYTES + 4 * count
+
+    def _columns(self, columns: int) -> tuple[Column, ...]:
+        table = []
+        at = HEADER_BYTES + columns * COLUMN_BYTES + 4 * self.count
+        before = 0
+        for i in range(columns):
+            kind, width, reserved, length = COLUMN.unpack_from(self.view, HEADER_BYTES + i * COLUMN_BYTES)
+            shortest = self.count * (width or 4)
+            fixed_wrong = width and length != shortest
+            if kind <= before or WIDTH_OF.get(kind) != width or reserved or length < shortest or fixed_wrong:
+                raise Invalid(f"column {kind} of a batch is malformed or not supported here")
+            table.append(Column(kind, width, at, length))
+            before = kind
+            at += length
+        if at > self.length:
+            raise Invalid("the columns of a batch reach beyond its end")
+        return tuple(table)
+
+    @property
+    def ends_at(self) -> int:
+        """Where the array of body ends lies, from the start of the batch."""
+        return HEADER_BYTES + len(self.column_table) * COLUMN_BYTES
+
+    def ends(self) -> list[int]:
+        """Cumulative ends of the bodies, relative to `bodies_at`."""
+        return from_u32(self.view[self.ends_at : self.ends_at + 4 * self.count])
+
+    def check(self, message_bytes_max: int) -> None:
+        """What a broker demands of a batch before it lets it in: order of all ends, and the size limits."""
+        if self.count == 1:
+            if self.length - self.bodies_at > message_bytes_max:
+                raise TooLarge(
+                    f"message of {self.length - self.bodies_at:,} bytes; the limit is {message_bytes_max:,}"
+                )
+            if self.bodies_at > BATCH_OVERHEAD_BYTES_MAX:
+                raise TooLarge(
+                    f"key and headers of {self.bodies_at:,} bytes; the limit is {BATCH_OVERHEAD_BYTES_MAX:,}"
+                )
+        elif self.length > BATCH_BYTES_MAX:
+            raise TooLarge(f"batch of {self.length:,} bytes; the limit is {BATCH_BYTES_MAX:,}")
+        self._check_ends(self.ends(), self.length - self.bodies_at)
+        for column in self.column_table:
+            if not column.width:
+                at = column.at
+                self._check_ends(
+                    from_u32(self.view[at : at + 4 * self.count]), column.length - 4 * self.count
+                )
+
+    def _check_ends(self, ends: list[int], size: int) -> None:
+        if ends[-1] != size or (self.count > 1 and ends != sorted(ends)):
+            raise Invalid("the lengths inside a batch do not add up", hint="the sender's encoder is faulty")
+
+    def bodies(self) -> memoryview:
+        """All bodies, concatenated."""
+        return self.view[self.bodies_at :]
+
+    def column(self, kind: int) -> Column | None:
+        """The column of that kind, or None."""
+        return next((column for column in self.column_table if column.kind == kind), None)
+
+    def cells(self, kind: int) -> list[memoryview] | None:
+        """Cells of a column of width 0, an empty view where absent; None without such a column."""
+        column = self.column(kind)
+        if column is None:
+            return None
+        ends = from_u32(self.view[column.at : column.at + 4 * self.count])
+        data = self.view[column.at + 4 * self.count : column.at + column.length]
+        starts = [0, *ends[:-1]]
+        return [data[start:end] for start, end in zip(starts, ends, strict=True)]
+
+    def integers(self, kind: int) -> list[int] | None:
+        """Values of a column of fixed width; None without such a column."""
+        column = self.column(kind)
+        if column is None:
+            return None
+        values = array(WIDTHS[column.width], self.view[column.at : column.at + column.length].tobytes())
+        if sys.byteorder == "big":
+            values.byteswap()
+        return values.tolist()
+
+
+class BatchBuilder:
+    """Gathers messages and encodes them as one batch.
+
+    Sizes are counted while adding, so that a caller can see beforehand whether one more fits.
+    """
+
+    __slots__ = ("_bodies", "_columns", "size")
+
+    def __init__(self) -> None:
+        self._bodies: list[Buffer] = []
+        self._columns: dict[Kind, dict[int, bytes | int]] = {}
+        self.size = HEADER_BYTES
+        """Upper bound of the encoded length in bytes so far."""
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+    def add(self, body: Buffer, cells: Sequence[tuple[Kind, bytes | int]] = ()) -> None:
+        """Add one message; `cells`: its column values (bytes: encoded msgpack, int: fixed width)."""
+        index = len(self._bodies)
+        self._bodies.append(body)
+        self.size += len(body) + 4
+        for kind, value in cells:
+            column = self._columns.get(kind)
+            if column is None:
+                column = self._columns[kind] = {}
+                self.size += COLUMN_BYTES + (WIDTH_OF[kind] or 4) * index
+            column[index] = value
+            self.size += len(value) if isinstance(value, bytes) else 0
+        if self._columns:
+            self.size += sum(WIDTH_OF[kind] or 4 for kind in self._columns)
+
+    def extend(self, bodies: Sequence[Buffer]) -> None:
+        """Add plain messages, all at once."""
+        self._bodies.extend(bodies)
+        self.size += sum(map(len, bodies)) + 4 * len(bodies)
+        if self._columns:
+            self.size += len(bodies) * sum(WIDTH_OF[kind] or 4 for kind in self._columns)
+
+    def encode(self, producer_id: int = 0, sequence: int = 0) -> bytes:
+        """The batch as bytes."""
+        count = len(self._bodies)
+        table, data = [], []
+        for kind in sorted(self._columns):
+            width = WIDTH_OF[kind]
+            cells = self._columns[kind]
+            if width:
+                encoded = b"".join(int(cells.get(i, 0)).to_bytes(width, "little") for i in range(count))
+            else:
+                values = [bytes(cells.get(i, b"")) for i in range(count)]
+                encoded = to_u32(list(accumulate(map(len, values)))) + b"".join(values)
+            table.append(COLUMN.pack(kind, width, 0, len(encoded)))
+            data.append(encoded)
+        ends = to_u32(list(accumulate(map(len, self._bodies))))
+        tail = b"".join([*table, ends, *data, *self._bodies])
+        return sealed(count, len(table), producer_id, sequence, tail)
+
+
+def sealed(count: int, columns: int, producer_id: int, sequence: int, tail: bytes) -> bytes:
+    """Header with checksum in front of `tail`, everything behind the header."""
+    header = bytearray(HEADER_BYTES)
+    HEADER.pack_into(
+        header, 0, HEADER_BYTES + len(tail), 0, VERSION, 0, count, columns, 0, producer_id, sequence, 0
+    )
+    crc = crc32(tail, crc32(memoryview(header)[CRC_FROM:]))
+    header[4:8] = crc.to_bytes(4, "little")
+    return bytes(header) + tail
+
+
+def renumbered(batch: bytes, producer_id: int, sequence: int) -> bytes:
+    """The same messages under another producer id and sequence."""
+    _, _, _, _, count, columns, *_ = HEADER.unpack_from(batch)
+    return sealed(count, columns, producer_id, sequence, batch[HEADER_BYTES:])
+
+
+def cut(batch: BatchView, first: int, count: int) -> Buffer:
+    """Messages `first` … `first + count` of the batch as a batch of their own; the whole one as it is."""
+    if not first and count == batch.count:
+        return batch.view
+    last = first + count
+    view, total = batch.view, batch.count
+    ends = batch.ends()
+    begin = ends[first - 1] if first else 0
+    table, data = [], []
+    for column in batch.column_table:
+        at = column.at
+        if column.width:
+            encoded = bytes(view[at + first * column.width : at + last * column.width])
+        else:
+            cell_ends = from_u32(view[at : at + 4 * total])
+            base = cell_ends[first - 1] if first else 0
+            cells_at = at + 4 * total
+            encoded = to_u32([end - base for end in cell_ends[first:last]]) + bytes(
+                view[cells_at + base : cells_at + cell_ends[last - 1]]
+            )
+        table.append(COLUMN.pack(column.kind, column.width, 0, len(encoded)))
+        data.append(encoded)
+    bodies = view[batch.bodies_at + begin : batch.bodies_at + ends[last - 1]]
+    tail = b"".join([*table, to_u32([end - begin for end in ends[first:last]]), *data, bodies])
+    return sealed(count, len(table), batch.producer_id, batch.sequence, tail)

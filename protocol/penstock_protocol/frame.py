@@ -1,0 +1,138 @@
+"""Frames: the envelope of every message, and the incremental decoder that finds them in a byte stream.
+
+    offset  size  field
+    0       4     length         bytes of the whole frame, this header included
+    4       4     correlation    chosen by the requester, repeated in the reply; 0 = nobody waits
+    8       4     fields_length  bytes of msgpack behind the header; the rest of the frame is payload
+    12      1     verb           code of the verb table
+    13      1     flags          bit 0 reply, bit 1 error (with bit 0)
+    14      2     reserved       zero
+
+Little-endian. The decoder judges a header as soon as its 16 bytes are there, before anything is
+allocated for the body: a length outside the limits is an error of the peer, not a reason to wait.
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import NamedTuple, TypeAlias
+
+from penstock_protocol.errors import ProtocolError
+from penstock_protocol.limits import FIELDS_BYTES_MAX
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Bytes in any dress. A view is valid as long as its giver says."""
+
+HEADER = Struct(
+    "<"
+    "I"  # length
+    "I"  # correlation
+    "I"  # fields_length
+    "B"  # verb
+    "B"  # flags
+    "H"  # reserved
+)
+HEADER_BYTES = 16
+assert HEADER.size == HEADER_BYTES
+
+REPLY = 1
+ERROR = 2
+
+
+class Frame(NamedTuple):
+    """One frame as found in the stream. `fields` and `payload` are views into what was fed."""
+
+    verb: int
+    flags: int
+    correlation: int
+    fields: memoryview
+    payload: memoryview
+
+
+def encode_header(verb: int, flags: int, correlation: int, fields_length: int, payload_length: int) -> bytes:
+    """The 16 bytes in front of `fields_length` bytes of msgpack and `payload_length` bytes of payload."""
+    length = HEADER_BYTES + fields_length + payload_length
+    return HEADER.pack(length, correlation, fields_length, verb, flags, 0)
+
+
+class FrameDecoder:
+    """Finds frames in a stream that arrives in pieces of any size.
+
+    Whole frames are views into the piece they came in; only a frame that spans pieces is gathered in
+    a buffer of its own, which grows with what has arrived, never with what a length field claims.
+    After an error the decoder stays failed: what follows cannot be trusted.
+    """
+
+    __slots__ = ("_failed", "_missing", "_partial", "frame_bytes_max")
+
+    def __init__(self, frame_bytes_max: int) -> None:
+        self.frame_bytes_max = frame_bytes_max
+        self._partial = bytearray()
+        self._missing = 0
+        self._failed = False
+
+    @property
+    def partial(self) -> bool:
+        """A frame has begun and is not complete."""
+        return bool(self._partial)
+
+    def feed(self, data: Buffer) -> Iterator[Frame]:
+        """Yield each frame that `data` completes. Its views live as long as `data` keeps its bytes.
+
+        Must be run to its end before the next `feed`. Raises `ProtocolError` for a header that breaks
+        the rules; frames before it have been yielded.
+        """
+        if self._failed:
+            raise ProtocolError("the stream failed earlier")
+        view = memoryview(data)
+        at, end = 0, len(view)
+        if self._partial:
+            at = self._complete(view)
+            if self._missing:
+                return
+            whole = memoryview(self._partial)
+            self._partial = bytearray()
+            yield self._frame(whole, 0, len(whole))
+        while end - at >= HEADER_BYTES:
+            length = self._length(view, at)
+            if end - at < length:
+                break
+            yield self._frame(view, at, length)
+            at += length
+        if at < end:
+            self._partial += view[at:]
+            have = end - at
+            self._missing = (self._length(view, at) if have >= HEADER_BYTES else HEADER_BYTES) - have
+
+    def _complete(self, view: memoryview) -> int:
+        """Move from `view` into the begun frame what it still misses; how many bytes were used."""
+        used = 0
+        while self._missing and used < len(view):
+            take = min(self._missing, len(view) - used)
+            self._partial += view[used : used + take]
+            used += take
+            self._missing -= take
+            if not self._missing and len(self._partial) == HEADER_BYTES:
+                self._missing = self._length(memoryview(self._partial), 0) - HEADER_BYTES
+        return used
+
+    def _length(self, view: memoryview, at: int) -> int:
+        length, _, fields_length, _, flags, reserved = HEADER.unpack_from(view, at)
+        if not HEADER_BYTES <= length <= self.frame_bytes_max:
+            raise self._fail(f"frame of {length} bytes; allowed are {HEADER_BYTES} to {self.frame_bytes_max}")
+        if fields_length > min(length - HEADER_BYTES, FIELDS_BYTES_MAX):
+            raise self._fail(f"{fields_length} bytes of fields in a frame of {length}")
+        if reserved or flags > (REPLY | ERROR):
+            raise self._fail("reserved bits of a frame header are set")
+        return int(length)
+
+    def _fail(self, why: str) -> ProtocolError:
+        self._failed = True
+        self._partial.clear()
+        return ProtocolError(why)
+
+    @staticmethod
+    def _frame(view: memoryview, at: int, length: int) -> Frame:
+        _, correlation, fields_length, verb, flags, _ = HEADER.unpack_from(view, at)
+        body = at + HEADER_BYTES
+        split = body + fields_length
+        return Frame(verb, flags, correlation, view[body:split], view[split : at + length])

@@ -1,0 +1,174 @@
+"""One connection as a state machine, for both roles: bytes in → messages out, message in → bytes out.
+
+The table below says which kind of frame each role may receive in which state; an absent entry is an
+error of the peer. The link knows correlation ids and verbs, no handler and no socket.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, NamedTuple
+
+from penstock_protocol import verbs
+from penstock_protocol.errors import BadFrame, Error, Invalid, ProtocolError, Unsupported, from_wire
+from penstock_protocol.frame import ERROR, REPLY, Buffer, Frame, FrameDecoder, encode_header
+from penstock_protocol.limits import FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO
+from penstock_protocol.messages import schema
+from penstock_protocol.messages.session import Failure, Hello, Welcome
+
+
+class Role(Enum):
+    """Which side this link plays."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class State(Enum):
+    """Life of a connection."""
+
+    START = "start"  # nothing but the handshake
+    OPEN = "open"
+    FAILED = "failed"  # the peer broke the rules; nothing is read any more
+
+
+class Sort(Enum):
+    """What a frame is, as far as the state machine cares."""
+
+    HELLO = "hello"
+    WELCOME = "welcome"
+    REQUEST = "request"
+    REPLY = "reply"
+    ERROR = "error"
+    PUSH = "push"
+
+
+RECEIVE: dict[tuple[Role, State, Sort], State] = {
+    (Role.SERVER, State.START, Sort.HELLO): State.OPEN,
+    (Role.SERVER, State.OPEN, Sort.REQUEST): State.OPEN,
+    (Role.SERVER, State.OPEN, Sort.REPLY): State.OPEN,  # of a PING by the broker
+    (Role.CLIENT, State.START, Sort.WELCOME): State.OPEN,
+    (Role.CLIENT, State.START, Sort.ERROR): State.FAILED,  # the handshake was refused
+    (Role.CLIENT, State.OPEN, Sort.REPLY): State.OPEN,
+    (Role.CLIENT, State.OPEN, Sort.ERROR): State.OPEN,
+    (Role.CLIENT, State.OPEN, Sort.PUSH): State.OPEN,
+    (Role.CLIENT, State.OPEN, Sort.REQUEST): State.OPEN,  # PING
+}
+"""(who receives, in which state, what) → the state afterwards."""
+
+
+class Received(NamedTuple):
+    """One message from the peer. `message` is an `Error` for an error reply, and for a request whose
+    frame is sound but whose content is not: the server answers that error."""
+
+    verb: verbs.Verb
+    correlation: int
+    message: Any
+    is_reply: bool
+
+
+class Link:
+    """The protocol state of one connection.
+
+    `receive` raises `ProtocolError` once the peer broke the rules; the link is then FAILED for good.
+    """
+
+    __slots__ = ("_decoder", "_role", "state")
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+        self.state = State.START
+        before = FRAME_BYTES_MAX_BEFORE_HELLO if role is Role.SERVER else FRAME_BYTES_MAX
+        self._decoder = FrameDecoder(before)
+
+    @property
+    def partial(self) -> bool:
+        """A frame has begun and is not complete."""
+        return self._decoder.partial
+
+    def receive(self, data: Buffer) -> Iterator[Received]:
+        """Messages that `data` completes; payloads are views into it. To be run to its end."""
+        if self.state is State.FAILED:
+            raise ProtocolError("the connection failed earlier")
+        try:
+            for frame in self._decoder.feed(data):
+                received = self._received(frame)
+                if self.state is State.OPEN:
+                    self._decoder.frame_bytes_max = FRAME_BYTES_MAX
+                yield received
+        except ProtocolError:
+            self.state = State.FAILED
+            raise
+
+    def _received(self, frame: Frame) -> Received:
+        verb = verbs.BY_CODE.get(frame.verb)
+        if verb is None:
+            if self.state is State.OPEN and not frame.flags:
+                unknown = Unsupported(f"verb {frame.verb} is unknown here")
+                return Received(verbs.BY_CODE[2], frame.correlation, unknown, False)
+            raise ProtocolError(f"verb {frame.verb} is unknown here")
+        sort = _sort(verb, frame.flags)
+        after = RECEIVE.get((self._role, self.state, sort))
+        if after is None:
+            raise ProtocolError(f"{verb.name} ({sort.value}) is not allowed in state {self.state.value}")
+        if self._role is Role.CLIENT and sort is Sort.REQUEST and verb.name != "PING":
+            raise ProtocolError(f"a broker does not ask for {verb.name}")
+        self.state = after
+        return self._decoded(verb, sort, frame)
+
+    def _decoded(self, verb: verbs.Verb, sort: Sort, frame: Frame) -> Received:
+        is_reply = sort in (Sort.REPLY, Sort.ERROR, Sort.WELCOME)
+        if sort is Sort.ERROR:
+            message: Any = from_wire(*_decode_or_fail(Failure, frame))
+        elif is_reply:
+            if verb.reply is None:
+                raise ProtocolError(f"{verb.name} has no reply")
+            message = _decode_or_fail(verb.reply, frame)
+        elif sort is Sort.REQUEST:
+            try:
+                message = schema.decode(verb.request, frame.fields, frame.payload)
+            except Invalid as error:
+                message = error
+        else:
+            message = _decode_or_fail(verb.request, frame)
+        return Received(verb, frame.correlation, message, is_reply)
+
+    def request(self, message: Any, correlation: int) -> list[Buffer]:
+        """The buffers to send for a request (or a push, with correlation 0)."""
+        return _frame(verbs.BY_REQUEST[type(message)].code, 0, correlation, message)
+
+    def reply(self, verb: verbs.Verb, correlation: int, message: Any) -> list[Buffer]:
+        """The buffers to send for a reply; an `Error` becomes an error reply."""
+        if isinstance(message, Error):
+            return _frame(verb.code, REPLY | ERROR, correlation, failure_of(message))
+        return _frame(verb.code, REPLY, correlation, message)
+
+
+def failure_of(error: Error) -> Failure:
+    """The wire form of an error; one without a code of its own is a bad frame."""
+    retry_after = None if error.retry_after is None else round(error.retry_after * 1000)
+    code = error.code or BadFrame.code
+    return Failure(code, error.message[:4000], error.hint[:1000], retry_after, error.detail)
+
+
+def _sort(verb: verbs.Verb, flags: int) -> Sort:
+    if flags & ERROR:
+        return Sort.ERROR
+    if flags & REPLY:
+        return Sort.WELCOME if verb.reply is Welcome else Sort.REPLY
+    if verb.request is Hello:
+        return Sort.HELLO
+    return Sort.PUSH if verb.pushed else Sort.REQUEST
+
+
+def _decode_or_fail(cls: type[Any], frame: Frame) -> Any:
+    try:
+        return schema.decode(cls, frame.fields, frame.payload)
+    except Invalid as error:
+        raise ProtocolError(error.message) from error
+
+
+def _frame(code: int, flags: int, correlation: int, message: Any) -> list[Buffer]:
+    fields, payload = schema.encode(message)
+    buffers: tuple[Buffer, ...] = payload if isinstance(payload, tuple) else (payload,) if payload else ()
+    size = sum(map(len, buffers))
+    return [encode_header(code, flags, correlation, len(fields), size) + fields, *buffers]

@@ -1,0 +1,1 @@
+"""Request and reply classes by family; `verbs.py` says which verb carries which."""

@@ -1,0 +1,166 @@
+"""Messages of the queue verbs. Times are milliseconds; names are text; ranges and batches are payload."""
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+
+class Outcome(IntEnum):
+    """What a NACK asks for."""
+
+    RETRY = 0  # failed: back after a delay
+    RELEASE = 1  # not tried: back at once, no attempt counted
+    DEAD_LETTER = 2  # to the dead-letter queue, no retries burnt
+
+
+class Enqueue(NamedTuple):
+    """Append one batch (payload) to a queue, durably, all or nothing."""
+
+    queue: str
+    payload: Any
+
+
+class Confirm(NamedTuple):
+    """The batch is durable as `durability` says. Messages have the offsets `first` … `first + messages` of
+    `partition`; `log` is the uuid in their ids; `credit` bytes may be published again."""
+
+    partition: int
+    first: int
+    messages: int
+    duplicate: bool
+    durability: str
+    credit: int
+    time: int
+    log: bytes
+
+
+class Receive(NamedTuple):
+    """Lease up to `messages` messages for this principal, waiting up to `wait` ms for the first."""
+
+    queue: str
+    messages: int
+    wait: int
+    visibility: int | None = None
+    settle: bool = False
+
+
+class Delivery(NamedTuple):
+    """`slices` slices and their batches. Empty when the wait ended without a message."""
+
+    slices: int
+    payload: Any
+
+
+class Consume(NamedTuple):
+    """Start push delivery under a number of the client's choice. `payload`: u64 tokens of leases this
+    session still holds from an earlier life of the subscription; its others are released."""
+
+    queue: str
+    subscription: int
+    credit: int
+    visibility: int | None
+    priority: int
+    settle: bool
+    payload: Any
+
+
+class Credit(NamedTuple):
+    """`messages` more may be delivered to the subscription. Has no reply."""
+
+    subscription: int
+    messages: int
+
+
+class Stop(NamedTuple):
+    """No more deliveries; the reply comes behind the last one."""
+
+    subscription: int
+
+
+class Deliver(NamedTuple):
+    """Pushed by the broker (correlation 0) to a subscription. Without slices: the subscription ended,
+    because its queue is gone."""
+
+    subscription: int
+    slices: int
+    payload: Any
+
+
+class Ack(NamedTuple):
+    """Settle the ranges (payload) as done."""
+
+    queue: str
+    payload: Any
+
+
+class Nack(NamedTuple):
+    """Return or dead-letter the ranges (payload). `delay` None: the queue's retry curve."""
+
+    queue: str
+    outcome: int
+    delay: int | None
+    reason: str | None
+    payload: Any
+
+
+class Extend(NamedTuple):
+    """The leases of the ranges (payload) end `extend` ms from now."""
+
+    queue: str
+    extend: int
+    payload: Any
+
+
+class Settled(NamedTuple):
+    """How many messages were settled, returned or extended; `payload`: the ranges that were stale."""
+
+    messages: int
+    payload: Any
+
+
+class CreateQueue(NamedTuple):
+    """Create a queue; `name` None: the broker names it. `if_exists`: check, alter or keep."""
+
+    name: str | None
+    settings: dict[str, Any]
+    if_exists: str
+
+
+class AlterQueue(NamedTuple):
+    """Change settings of an existing queue."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+class DeleteQueue(NamedTuple):
+    """Delete a queue with its messages."""
+
+    name: str
+
+
+class ListQueues(NamedTuple):
+    """Descriptions of queues in name order, behind `after`, at most `limit`."""
+
+    prefix: str
+    after: str
+    limit: int
+
+
+class DescribeQueue(NamedTuple):
+    """Settings, uuid and counts of one queue."""
+
+    name: str
+
+
+class Purge(NamedTuple):
+    """Settle every message that is not in flight. The reply is a document: {"purged": n}."""
+
+    queue: str
+
+
+class Peek(NamedTuple):
+    """Look at up to `limit` messages in a state (ready, delayed, in_flight, waiting) without a lease."""
+
+    queue: str
+    limit: int
+    state: str
