@@ -1,0 +1,67 @@
+"""What can be observed of a running node, as plain values: the source of metrics, stats and health."""
+
+from typing import NamedTuple
+
+
+class QueueFacts(NamedTuple):
+    """One queue. Counts are messages, ages are seconds, totals count since the node started."""
+
+    name: str
+    ready: int
+    delayed: int
+    in_flight: int
+    waiting: int
+    bytes: int
+    settled_total: int
+    oldest_age: dict[str, float]
+    """State → age of its oldest message; a state without messages is absent."""
+    consumers: int
+    enqueued: int
+    delivered: int
+    redelivered: int
+    acked: int
+    nacked: int
+    lease_expired: int
+    dead_lettered: dict[str, int]
+    """Reason (rejected, max_attempts, max_deliveries) → messages."""
+    refused: dict[str, int]
+    """Error name → messages of refused publishes."""
+
+
+class PartitionFacts(NamedTuple):
+    """One partition of a topic."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    bytes: int
+
+
+class GroupFacts(NamedTuple):
+    """One group on one partition. `lag_seconds`: age of the first record not read; 0 at the end."""
+
+    group: str
+    topic: str
+    partition: int
+    current: int
+    end: int
+    lag: int
+    lag_seconds: float
+
+
+class NodeFacts(NamedTuple):
+    """The whole node."""
+
+    queues: list[QueueFacts]
+    partitions: list[PartitionFacts]
+    groups: list[GroupFacts]
+    connections: int
+    sessions: int
+    payload_bytes: int
+    disk_written_bytes: int
+    journal_bytes: int
+    disk_free_bytes: int
+    disk_full: bool
+    recovery_seconds: float
+    boot: int

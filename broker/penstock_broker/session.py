@@ -1,0 +1,44 @@
+"""A connection is a socket's side of the core; a session is what outlives a lost socket for a while.
+
+Both are plain state: who is there, what they may still send, what they hold. The rules are in the
+handlers and machines that use them.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock_broker.queues.handout import Subscription
+
+
+class Connection:
+    """One socket as the core knows it. `peer` is the shell's handle and opaque here."""
+
+    __slots__ = ("blocked", "closed", "peer", "published", "requests", "session", "waits")
+
+    def __init__(self, peer: object) -> None:
+        self.peer = peer
+        self.session: Session | None = None
+        self.blocked = False
+        """The socket's write buffer is over its mark: nothing with payload is handed out to it."""
+        self.closed = False
+        self.requests = 0
+        """Requests without a reply yet."""
+        self.published = 0
+        """Bytes of publishes without a confirm yet."""
+        self.waits: dict[int, object] = {}
+        """Parked requests by correlation id, for CANCEL."""
+
+
+class Session:
+    """A client's presence: named in HELLO, ended by GOODBYE or `session_grace` after its socket was lost."""
+
+    __slots__ = ("client", "connection", "lost_at", "name", "producer_id", "subscriptions")
+
+    def __init__(self, name: bytes, producer_id: int, client: str) -> None:
+        self.name = name
+        self.producer_id = producer_id
+        self.client = client
+        self.connection: Connection | None = None
+        self.lost_at: int | None = None
+        """Monotonic ms at which the socket was lost; None while connected."""
+        self.subscriptions: dict[int, Subscription] = {}

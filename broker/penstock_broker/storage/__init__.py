@@ -1,0 +1,1 @@
+"""The engine: files, bytes and positions. It knows nothing of queues, topics, sockets or asyncio."""
