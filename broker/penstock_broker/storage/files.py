@@ -19,6 +19,10 @@ class StorageError(Exception):
     """The disk, or what is on it, is not as it must be. Loud: the broker does not go on over it."""
 
 
+class StorageFailed(StorageError):
+    """A write or sync failed: what was applied cannot be taken back, so the broker stops (exit code 4)."""
+
+
 class Damaged(StorageError):
     """Bytes that a job copied fail the checksum they were recorded with."""
 

@@ -1,0 +1,160 @@
+"""Checkpoints: what every machine knew at a position, so that the journal before it can go.
+
+Two slots are written in turn. In a slot each machine's snapshot is a block of its own, with `as_of`, the
+position it reflects; a directory behind them says where each lies, and the header, written last, where
+the directory lies. A slot being written is no checkpoint until its header is durable.
+
+    offset  size  field (header, one page, the rest zero)
+    0       4     magic             "PSCP"
+    4       2     version           1
+    6       2     reserved
+    8       8     generation        grows by one with every checkpoint
+    16      8     oldest            smallest as_of: replay starts here
+    24      8     newest            largest as_of: the journal was durable up to here
+    32      8     directory_at
+    40      4     directory_length  bytes
+    44      4     directory_crc
+    48      4     reserved
+    52      4     crc32             over bytes 0 … 52
+
+    offset  size  field (directory row, 48 bytes)
+    0       16    uuid              of the machine
+    16      1     kind              of machine
+    17      7     reserved
+    24      8     as_of
+    32      8     at                of the snapshot in the file
+    40      4     length            of the snapshot
+    44      4     crc32             of the snapshot
+
+Little-endian; snapshots are laid out by their machines.
+"""
+
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import NamedTuple
+
+from penstock_broker.storage.files import PAGE_BYTES, Copy, Extent, Files, Step, StorageError
+from penstock_protocol.checksum import crc32
+from penstock_protocol.frame import Buffer
+
+HEADER = Struct("<4sHHQQQQIII")
+CRC = Struct("<I")
+HEADER_BYTES = 56
+assert HEADER.size + CRC.size == HEADER_BYTES
+MAGIC = b"PSCP"
+VERSION = 1
+ROW = Struct("<16sB7xQQII")
+ROW_BYTES = 48
+assert ROW.size == ROW_BYTES
+SLOTS = ("checkpoint-0", "checkpoint-1")
+
+
+class Row(NamedTuple):
+    """Where one machine's snapshot lies."""
+
+    uuid: bytes
+    kind: int
+    as_of: int
+    at: int
+    length: int
+    crc: int
+
+
+class Slot(NamedTuple):
+    """A checkpoint that is whole, apart from single snapshots, which carry their own checksum."""
+
+    name: str
+    generation: int
+    oldest: int
+    newest: int
+    rows: dict[bytes, Row]
+
+
+class Snapshot(NamedTuple):
+    """A machine's share of a checkpoint to be written: its bytes, or where they lie unchanged."""
+
+    uuid: bytes
+    kind: int
+    as_of: int
+    data: Buffer | Extent
+
+
+def next_slot(current: Slot | None) -> str:
+    """The slot to write next: the one that does not hold the newest checkpoint."""
+    return SLOTS[0] if current is None or current.name == SLOTS[1] else SLOTS[1]
+
+
+def write(name: str, generation: int, snapshots: Sequence[Snapshot]) -> tuple[Copy, Slot]:
+    """The job that writes a checkpoint into slot `name`, and what the slot is once it is done."""
+    rows: dict[bytes, Row] = {}
+    at = PAGE_BYTES
+    for uuid, kind, as_of, data in snapshots:
+        length = data.length if isinstance(data, Extent) else len(data)
+        crc = data.crc or 0 if isinstance(data, Extent) else crc32(data)
+        rows[uuid] = Row(uuid, kind, as_of, at, length, crc)
+        at += length
+    directory = b"".join([ROW.pack(*row) for row in rows.values()])
+    oldest = min(row.as_of for row in rows.values())
+    newest = max(row.as_of for row in rows.values())
+    head = HEADER.pack(MAGIC, VERSION, 0, generation, oldest, newest, at, len(directory), crc32(directory), 0)
+    page = (head + CRC.pack(crc32(head))).ljust(PAGE_BYTES, b"\0")
+    steps = (
+        Step(0, (bytes(PAGE_BYTES),)),
+        Step(PAGE_BYTES, (*(snapshot.data for snapshot in snapshots), directory)),
+        Step(0, (page,)),
+    )
+    return Copy(name, steps), Slot(name, generation, oldest, newest, rows)
+
+
+def read(files: Files, name: str) -> Slot | None:
+    """The checkpoint in slot `name`; None if there is none or it is damaged. `StorageError` if newer."""
+    page = files.read(name, 0, HEADER_BYTES)
+    if len(page) < HEADER_BYTES or page[:4] != MAGIC:
+        return None
+    _, version, _, generation, oldest, newest, at, length, crc, _ = HEADER.unpack_from(page)
+    if CRC.unpack_from(page, HEADER.size)[0] != crc32(page[: HEADER.size]):
+        return None
+    if version != VERSION:
+        raise StorageError(
+            f"the checkpoint has format {version}, this broker knows {VERSION}: "
+            "use the release that wrote it, or a newer one"
+        )
+    directory = files.read(name, at, length)
+    if len(directory) != length or length % ROW_BYTES or crc32(directory) != crc:
+        return None
+    rows = [Row._make(fields) for fields in ROW.iter_unpack(directory)]
+    return Slot(name, generation, oldest, newest, {row.uuid: row for row in rows})
+
+
+def load(files: Files, slot: Slot, row: Row) -> bytes | None:
+    """One snapshot; None if it fails its checksum."""
+    data = files.read(slot.name, row.at, row.length)
+    return data if len(data) == row.length and crc32(data) == row.crc else None
+
+
+def read_all(files: Files) -> list[Slot]:
+    """Whole checkpoints, newest first."""
+    names = files.names()
+    slots = [slot for name in SLOTS if name in names and (slot := read(files, name)) is not None]
+    return sorted(slots, key=lambda slot: -slot.generation)
+
+
+class Chosen(NamedTuple):
+    """One machine's best snapshot; `data` None: both copies are bad."""
+
+    row: Row
+    data: bytes | None
+
+
+def choose(files: Files, slots: Sequence[Slot]) -> Iterator[Chosen]:
+    """For each machine of the newest checkpoint its snapshot, from the older one where the newest fails."""
+    if not slots:
+        return
+    newest, *older = slots
+    for uuid, row in newest.rows.items():
+        data = load(files, newest, row)
+        for slot in older:
+            if data is None and uuid in slot.rows:
+                row = slot.rows[uuid]
+                data = load(files, slot, row)
+        yield Chosen(row, data)

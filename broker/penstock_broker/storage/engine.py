@@ -1,0 +1,393 @@
+"""The engine: journal, checkpoints, archiver and reads of one data directory, as jobs and their results.
+
+It appends entries and hands them to the fold (`Machines.apply`), says when they are durable, keeps the
+journal within its budget, and brings everything back at the next start. It decides nothing about
+messages. It does no I/O while serving: `jobs` lists what is to be done, `done` takes the results.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Generic, Protocol, TypeVar
+
+from penstock_broker.storage import archive, recovery
+from penstock_broker.storage.blocks import encode_block_header, padded
+from penstock_broker.storage.checkpoint import Chosen
+from penstock_broker.storage.entries import NOTHING, At, Body, Kind, Part
+from penstock_broker.storage.files import (
+    PAGE_BYTES,
+    Copy,
+    Drop,
+    Extent,
+    Files,
+    Job,
+    Load,
+    Prepare,
+    Space,
+    StorageError,
+    StorageFailed,
+    Write,
+)
+from penstock_broker.storage.journal import Journal, JournalFile, JournalSettings
+from penstock_broker.storage.node import NODE, Node
+from penstock_broker.storage.reads import Reads
+from penstock_broker.storage.saver import Machine, Saver
+from penstock_broker.storage.segment import segment_name
+from penstock_protocol.errors import Busy, DiskFull
+
+ARCHIVE_AGE_MS = 60_000
+SPACE_EVERY_MS = 1_000
+BUDGET_MAX = 1 << 30
+SHARE_OF_DISK = 8
+FILE_SHARE_OF_DISK = 32
+
+T = TypeVar("T")
+
+
+class Machines(Protocol):
+    """All machines of the node, and the one way into them."""
+
+    def apply(self, part: Part, at: At) -> None:
+        """A part that was just appended."""
+        ...
+
+    def replay(self, part: Part, at: At) -> None:
+        """A part read back; skipped by a machine that reflects it already."""
+        ...
+
+    def restore(self, chosen: Chosen) -> None:
+        """A machine as a checkpoint had it."""
+        ...
+
+    def all(self) -> Iterable[Machine]:
+        """Every machine, node and catalogue first."""
+        ...
+
+    def get(self, uuid: bytes) -> Machine | None:
+        """The machine of that uuid."""
+        ...
+
+    def owners(self) -> Iterable[archive.Owner]:
+        """Machines with a log."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Sizes in bytes. `budget` None: 1 GiB, at most an eighth of the file system."""
+
+    budget: int | None
+    file_min: int
+    file_max: int
+
+
+def sizes_for(settings: EngineSettings, space: Space) -> JournalSettings:
+    """The journal's sizes on a file system of that size: it never takes more than an eighth of it, and a
+    file never more than a thirty-second."""
+    budget = settings.budget or min(BUDGET_MAX, space.total // SHARE_OF_DISK)
+    share = padded(max(space.total // FILE_SHARE_OF_DISK, 16 * PAGE_BYTES))
+    file_min = min(settings.file_min, share, padded(budget // 4))
+    return JournalSettings(
+        budget, file_min, max(file_min, min(settings.file_max, share, padded(budget // 8)))
+    )
+
+
+class Engine(Generic[T]):
+    """One data directory in use. `T` is whatever waits for durability."""
+
+    def __init__(
+        self,
+        files: Files,
+        settings: EngineSettings,
+        machines: Machines,
+        node: Node,
+        use: Counter[int],
+        random: Random,
+    ) -> None:
+        self._files = files
+        self.node = node
+        self._machines = machines
+        self._use = use
+        """Blocks per segment, kept by the logs."""
+        self._settings = settings
+        self._random = random
+        self._running: dict[int, tuple[Job, Callable[[object], None]]] = {}
+        """Jobs under way by identity, with what takes their result."""
+        self._reading: Counter[str] = Counter()
+        self._pending: list[Job] = []
+        self._run: tuple[int, archive.Run] | None = None
+        """A planned archive run, and the position that must be durable before its file is written."""
+        self._archiving = False
+        self._free_mark: int | None = None
+        self.space = Space(0, 0)
+        self._space_at = 0
+        self.disk_full = False
+        self._dropping: list[tuple[int, str]] = []
+        self._archive_failed = False
+        self.disk_written = 0
+
+    # ---- Opening
+
+    def open(self, wall: int) -> recovery.Report:
+        """Recover, and make this life's first file durable. Raises `StorageError` with one clear line."""
+        self._files.lock()
+        report = recovery.recover(self._files, self._machines)
+        self.space = self._files.space()
+        self.sizes = sizes_for(self._settings, self.space)
+        self.journal: Journal[T] = Journal(self.sizes, self._random, report.boot + 1)
+        self.reads = Reads(self._files, self.journal)
+        self._saver = Saver(self._machines, report.slots, self.sizes.budget, report.entries)
+        self._open_journal(report, max(wall, report.time))
+        return report
+
+    def _open_journal(self, report: recovery.Report, wall: int) -> None:
+        journal = self.journal
+        kept = []
+        for old in report.files:
+            file = JournalFile(old.number, old.salt, old.size, viewable=False)
+            assert old.first is not None
+            file.start = old.first.position
+            kept.append(file)
+        journal.open(report.position, report.sequence, report.number, kept)
+        journal.time = wall
+        unproven = report.unproven
+        needed = padded(unproven.header.length) if unproven is not None else 0
+        size = max(self.sizes.file_min, needed + 2 * PAGE_BYTES)
+        fresh, job = journal.new_file(size, self._recyclable(report, size))
+        self._files.run(job)
+        journal.use(fresh, report.position, wall)
+        if unproven is not None:
+            header = unproven.header._replace(
+                file=fresh.number, salt=fresh.salt, boot=journal.boot, durable=report.position
+            )
+            data = encode_block_header(header) + bytes(unproven.data[len(encode_block_header(header)) :])
+            self._files.run(Write(fresh.name, fresh.used, (data.ljust(needed, b"\0"),)))
+            fresh.used += needed
+            journal.rewritten(needed)
+        for file in report.unused:
+            if file.name != job.recycle:
+                journal.add_recyclable(file.name, file.size)
+
+    def _recyclable(self, report: recovery.Report, size: int) -> str | None:
+        """An unused file of that size, so that a start needs no room on a full disk."""
+        return next((file.name for file in report.unused if file.size == size), None)
+
+    def flush(self, wall: int) -> None:
+        """Write everything gathered, here and now. For the start, before anybody is served."""
+        while not self.journal.idle:
+            for job in self.journal.jobs(wall):
+                self._files.run(job)
+                if isinstance(job, Write):
+                    self.journal.wrote()
+                elif isinstance(job, Prepare):
+                    self.journal.prepared(job, ok=True)
+
+    # ---- Appending
+
+    def append(
+        self, parts: Sequence[Part], bodies: Sequence[Body] = NOTHING, *, wall: int, publish: bool = False
+    ) -> int:
+        """One entry: reserved, applied, copied. Returns the position that what depends on it waits for.
+
+        Raises, before anything changed, `TooLarge`, and for publishes `Busy` or `DiskFull`.
+        """
+        if publish:
+            self._admit()
+        journal = self.journal
+        reserved = journal.reserve(parts, bodies, wall, publish=publish)
+        apply = self._machines.apply
+        for part, at in zip(parts, reserved.places, strict=True):
+            apply(part, at)
+        journal.copy(reserved)
+        return reserved.places[-1].position
+
+    def _admit(self) -> None:
+        if self.disk_full:
+            raise DiskFull(f"the disk has {self.space.free:,} bytes left", retry_after=1.0)
+        if self.journal.bytes > self.sizes.budget + self.sizes.file_max:
+            raise Busy("the journal is over its budget until the archiver has moved on", retry_after=0.05)
+
+    def wait(self, position: int, waiter: T) -> None:
+        """Put `waiter` into `journal.released` once everything below `position` is durable."""
+        self.journal.wait(position, waiter)
+
+    # ---- Jobs
+
+    def jobs(self, wall: int) -> list[Job]:
+        """What is to be done now."""
+        jobs, self._pending = self._pending, []
+        for job in self.journal.jobs(wall):
+            self._start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
+        self._archive(wall, jobs)
+        self._checkpoint(jobs)
+        self._free(jobs)
+        if self._dropping:
+            self._drop(jobs)
+        return jobs
+
+    def load(self, extent_job: Load, then: Callable[[object], None]) -> None:
+        """Run a Load and hand its result (bytes, or the exception) to `then`."""
+        self._start(extent_job, then, self._pending)
+
+    def done(self, job: Job, result: object) -> None:
+        """The result of a job. Raises `StorageFailed` when the broker must stop."""
+        found = self._running.pop(id(job), None)
+        for name in _names_read(job):
+            self._reading[name] -= 1
+            if not self._reading[name]:
+                del self._reading[name]
+        if found is not None:
+            found[1](result if not isinstance(job, Prepare) else (job, result))
+
+    def _start(self, job: Job, then: Callable[[object], None], jobs: list[Job]) -> None:
+        self._running[id(job)] = (job, then)
+        self._reading.update(_names_read(job))
+        jobs.append(job)
+
+    def _done_write(self, result: object) -> None:
+        if isinstance(result, BaseException):
+            raise StorageFailed(
+                f"the journal cannot be written: {result}; nothing more is confirmed"
+            ) from result
+        before = self.journal.durable
+        self.journal.wrote()
+        self.disk_written += self.journal.durable - before
+
+    def _done_prepare(self, result: object) -> None:
+        assert isinstance(result, tuple)
+        job, outcome = result
+        self.journal.prepared(job, ok=not isinstance(outcome, BaseException))
+        if isinstance(outcome, StorageError):
+            raise StorageFailed(str(outcome)) from outcome
+
+    # ---- Checkpoints
+
+    def _checkpoint(self, jobs: list[Job]) -> None:
+        copy = self._saver.step(self.journal.end, self.journal.durable, self.journal.entries_total)
+        if copy is not None:
+            self._start(copy, self._done_checkpoint, jobs)
+
+    def _done_checkpoint(self, result: object) -> None:
+        self._saver.written(result)
+        if isinstance(result, int):
+            self.disk_written += result
+
+    def checkpoint_now(self) -> None:
+        """Ask for a checkpoint of the present state."""
+        self._saver.request()
+
+    @property
+    def checkpointing(self) -> bool:
+        """A checkpoint was asked for or is under way."""
+        return self._saver.busy
+
+    # ---- Archiving and freeing
+
+    def _archive(self, wall: int, jobs: list[Job]) -> None:
+        journal = self.journal
+        if self._run is not None:
+            position, run = self._run
+            if journal.durable >= position and run.copy is not None:
+                self._run = None
+                self._start(run.copy, lambda result: self._done_archive(run, result), jobs)
+            return
+        if self._archiving or self._archive_failed or len(journal.files) < 2:
+            return
+        aged = wall - journal.files[1].since > ARCHIVE_AGE_MS
+        if not aged and journal.bytes <= self.sizes.budget // 2:
+            return
+        below = journal.files[1].start
+        if self._oldest_young() >= below:
+            return
+        run = archive.plan(self._machines.owners(), journal, below, self.node.segment_next)
+        if run.copy is None:
+            self.append(run.parts, wall=wall)
+            return
+        self._archiving = True
+        self._run = (self.append([Part(NODE, Kind.SEGMENT, self.node.segment_next)], wall=wall), run)
+
+    def _done_archive(self, run: archive.Run, result: object) -> None:
+        self._archiving = False
+        if isinstance(result, BaseException):
+            self._archive_failed = (
+                True  # its leftover is dropped, and the run planned again, with the next tick
+            )
+            return
+        assert isinstance(result, int)
+        self.disk_written += result
+        parts = [part for part in run.parts if self._machines.get(part.target) is not None]
+        if parts:
+            self.append(parts, wall=self.journal.time)
+
+    def _drop_segments(self, wall: int) -> None:
+        """Give up segments that hold nothing alive: DROPPED is durable before the file goes."""
+        if self._archiving:
+            return
+        dead = [number for number in sorted(self.node.segments) if not self._use[number]]
+        if dead:
+            position = self.append([Part(NODE, Kind.DROPPED, number) for number in dead], wall=wall)
+            self._dropping += [(position, segment_name(number)) for number in dead]
+
+    def _drop(self, jobs: list[Job]) -> None:
+        waiting = []
+        for position, name in self._dropping:
+            if position <= self.journal.durable and not self._reading[name]:
+                jobs.append(Drop(name))
+            else:
+                waiting.append((position, name))
+        self._dropping = waiting
+
+    def _oldest_young(self) -> int:
+        positions = (owner.log.young_position for owner in self._machines.owners())
+        return min((position for position in positions if position is not None), default=self.journal.end)
+
+    def _free(self, jobs: list[Job]) -> None:
+        """Free the oldest journal file when all five conditions hold."""
+        journal = self.journal
+        while len(journal.files) > 1:
+            file, end = journal.files[0], journal.files[1].start
+            if self._saver.covered < end or self._reading[file.name]:
+                return
+            if self._free_mark is None:
+                if self._oldest_young() < end:
+                    return
+                self._free_mark = journal.end
+            if journal.durable < self._free_mark or not self._files.unmap(file.name):
+                return
+            self._free_mark = None
+            drop = journal.retire(file)
+            if drop is not None:
+                jobs.append(drop)
+
+    # ---- Time
+
+    def tick(self, mono: int, wall: int) -> int:
+        """Look after the disk's room, and try again what failed for want of it; when to look again (ms)."""
+        if mono >= self._space_at:
+            self._space_at = mono + SPACE_EVERY_MS
+            self.space = self._files.space()
+            self._judge_space()
+            self.journal.full = self._archive_failed = False
+            if self._saver.failed:
+                self._saver.request()
+            self._drop_segments(wall)
+        return self._space_at
+
+    def _judge_space(self) -> None:
+        journal = self.journal
+        reserve = journal.bytes + 2 * self._saver.bytes + 2 * journal.file_size
+        self.disk_full = self.space.free + journal.spare_bytes < reserve
+
+    def close(self) -> None:
+        """Give up the directory."""
+        self._files.close()
+
+
+def _names_read(job: Job) -> list[str]:
+    """Files that a job reads from."""
+    if isinstance(job, Load):
+        return [job.name]
+    if isinstance(job, Copy):
+        return [piece.name for step in job.steps for piece in step.pieces if isinstance(piece, Extent)]
+    return []

@@ -1,0 +1,370 @@
+"""The journal: entries gather into blocks, blocks are written and synced one at a time, positions grow.
+
+Invariants: an entry lies in one block, a block in one file. The next write begins when the sync before
+it has returned, so every block on disk proves all before it. Nothing is released to anybody before the
+block it depends on is durable. Files are prepared ahead and recycled; the last spares are kept for what
+frees space (settles, commits, deletes), never spent on publishes.
+
+The journal knows bytes and positions. What an entry means, and when a file may go, others know.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Generic, TypeVar
+
+from penstock_broker.storage import entries
+from penstock_broker.storage.blocks import (
+    BLOCK_HEADER_BYTES,
+    BlockHeader,
+    encode_block_header,
+    encode_file_header,
+    file_name,
+    padded,
+)
+from penstock_broker.storage.entries import At, Body, Part
+from penstock_broker.storage.files import PAGE_BYTES, Drop, Job, Prepare, Write
+from penstock_protocol.errors import Busy, TooLarge
+
+BLOCK_BYTES_MAX = 4 << 20
+PUBLISH_BUFFERS_MAX = 3
+"""Block buffers that publishes may fill; what settles needs goes beyond, by small blocks."""
+SPARES = 2
+RECYCLABLE_MAX = 4
+FAST_FILL_MS = 2_000
+"""A file filled faster than this makes the next one twice as large."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class JournalSettings:
+    """Sizes in bytes."""
+
+    budget: int
+    file_min: int
+    file_max: int
+
+
+class JournalFile:
+    """A journal file in use or ready for it. `start`: journal position of its first block."""
+
+    __slots__ = ("name", "number", "salt", "since", "size", "start", "used", "viewable")
+
+    def __init__(self, number: int, salt: int, size: int, *, viewable: bool) -> None:
+        self.number = number
+        self.name = file_name(number)
+        self.salt = salt
+        self.size = size
+        self.start = -1
+        self.used = PAGE_BYTES
+        self.since = 0
+        self.viewable = viewable
+        """Written in this life: its bytes are served from the map."""
+
+    @property
+    def end(self) -> int:
+        """Journal position behind its last block."""
+        return self.start + self.used - PAGE_BYTES
+
+
+class Block(Generic[T]):
+    """Entries being gathered, and who waits for them to be durable."""
+
+    __slots__ = ("alone", "buffer", "entries", "start", "used", "view", "waiting")
+
+    def __init__(self, start: int, buffer: bytearray, *, alone: bool = False) -> None:
+        self.start = start
+        self.buffer = buffer
+        self.view = memoryview(buffer)
+        self.used = BLOCK_HEADER_BYTES
+        self.entries = 0
+        self.alone = alone
+        """Too large to share: one entry, in a file of its own."""
+        self.waiting: list[T] = []
+
+    @property
+    def end(self) -> int:
+        """Position behind the block, padding included."""
+        return self.start + padded(self.used)
+
+
+class Reserved:
+    """Room taken for an entry: where its parts will stand, before a byte is copied."""
+
+    __slots__ = ("bodies", "head", "length", "places")
+
+    def __init__(self, head: bytes, bodies: Sequence[Body], length: int, places: list[At]) -> None:
+        self.head = head
+        self.bodies = bodies
+        self.length = length
+        self.places = places
+
+
+class Journal(Generic[T]):
+    """Appends entries and says when they are durable. `T` is whatever waits for that."""
+
+    def __init__(self, settings: JournalSettings, random: Random, boot: int) -> None:
+        self.settings = settings
+        self.boot = boot
+        self._random = random
+        self.end = 0
+        """Position behind the last entry reserved."""
+        self.durable = 0
+        """W: everything below is on stable storage."""
+        self.time = 0
+        """Wall clock of the newest entry; never runs backwards."""
+        self._sequence = 0
+        self._blocks: deque[Block[T]] = deque()
+        """Oldest first; the last one gathers."""
+        self._in_flight: Write | None = None
+        self._buffers: list[bytearray] = []
+        self.released: list[T] = []
+        """What waited and now may leave, in position order."""
+        self.files: list[JournalFile] = []
+        """Files with blocks, oldest first; the last one is written to."""
+        self._starts: list[int] = []
+        self._spares: list[JournalFile] = []
+        self._preparing: dict[str, JournalFile] = {}
+        self._recyclable: list[tuple[str, int]] = []
+        self._number = 0
+        self.file_size = settings.file_min
+        self.entries_total = 0
+        self.bytes_total = 0
+        self.full = False
+        """The last attempt to prepare a file failed for want of space."""
+
+    # ---- Opening
+
+    def open(self, position: int, sequence: int, number: int, files: list[JournalFile]) -> None:
+        """Continue at `position` with block `sequence`; file numbers go on from `number`."""
+        self.end = self.durable = position
+        self._sequence = sequence
+        self._number = number
+        self.files = files
+        self._starts = [file.start for file in files]
+
+    def new_file(self, size: int, recycle: str | None = None) -> tuple[JournalFile, Prepare]:
+        """A file to be prepared, with the job that does it."""
+        self._number += 1
+        file = JournalFile(self._number, self._random.getrandbits(64), size, viewable=True)
+        return file, Prepare(file.name, size, encode_file_header(file.number, file.salt, size), recycle)
+
+    def use(self, file: JournalFile, start: int, wall: int) -> None:
+        """Make a prepared file the one that is written to; its first block has position `start`."""
+        file.start = start
+        file.since = wall
+        self.files.append(file)
+        self._starts.append(start)
+
+    def rewritten(self, size: int) -> None:
+        """A recovered block of `size` bytes was written to the new file as it was, and is durable."""
+        self._sequence += 1
+        self.end = self.durable = self.end + size
+
+    def add_recyclable(self, name: str, size: int) -> None:
+        """A file of an earlier life that holds nothing needed."""
+        self._recyclable.append((name, size))
+
+    # ---- Appending
+
+    def reserve(self, parts: Sequence[Part], bodies: Sequence[Body], wall: int, *, publish: bool) -> Reserved:
+        """Take room for one entry and say where its parts will stand; `copy` must follow.
+
+        Raises `TooLarge` for an entry beyond half the budget and, for publishes, `Busy` when every block
+        buffer is full. Nothing has changed then.
+        """
+        self.time = max(self.time, wall)
+        head, starts = entries.encode(parts, bodies, self.time)
+        length = starts[-1] + len(bodies[-1].data) if bodies else len(head)
+        block = self._block_for(length, publish=publish)
+        start = block.start + block.used
+        end = start + length
+        places = []
+        for part in parts:
+            body = part.body
+            if body >= 0:
+                data, crc = bodies[body]
+                places.append(At(end, self.time, start + starts[body], len(data), crc))
+            else:
+                places.append(At(end, self.time, 0, 0, 0))
+        return Reserved(head, bodies, length, places)
+
+    def copy(self, reserved: Reserved) -> None:
+        """Copy the bytes of a reserved entry into the gathering block."""
+        block = self._blocks[-1]
+        at = block.used
+        view = block.view
+        head = reserved.head
+        view[at : at + len(head)] = head
+        at += len(head)
+        for data, _ in reserved.bodies:
+            size = len(data)
+            view[at : at + size] = data
+            at += size
+        block.used = at
+        block.entries += 1
+        self.entries_total += 1
+        self.end = block.start + at
+
+    def wait(self, position: int, waiter: T) -> None:
+        """Put `waiter` into `released` once everything below `position` is durable."""
+        if position <= self.durable:
+            self.released.append(waiter)
+            return
+        for block in self._blocks:
+            if position <= block.end:
+                block.waiting.append(waiter)
+                return
+        raise AssertionError(f"position {position} was never appended")
+
+    def _block_for(self, length: int, *, publish: bool) -> Block[T]:
+        block = self._blocks[-1] if self._blocks else None
+        sealed = self._in_flight is not None and len(self._blocks) == 1
+        gathering = None if sealed else block
+        capacity = min(BLOCK_BYTES_MAX, self.file_size - PAGE_BYTES)
+        if gathering is not None and gathering.used + length <= min(len(gathering.buffer), capacity):
+            return gathering
+        needed = BLOCK_HEADER_BYTES + length
+        alone = needed > capacity
+        if alone and needed + PAGE_BYTES > self.settings.budget // 2:
+            raise TooLarge(f"a change of {length:,} bytes; the journal takes {self.settings.budget // 2:,}")
+        if publish and len(self._blocks) >= PUBLISH_BUFFERS_MAX:
+            raise Busy("every block buffer is full: the disk is slower than the publishers", retry_after=0.01)
+        if alone:
+            buffer = bytearray(padded(needed))
+        elif self._buffers:
+            buffer = self._buffers.pop()
+        else:
+            buffer = bytearray(BLOCK_BYTES_MAX if publish else capacity)
+        start = padded(self.end) if block is None else block.end
+        fresh = Block[T](start, buffer, alone=alone)
+        self._blocks.append(fresh)
+        return fresh
+
+    # ---- Writing
+
+    def jobs(self, wall: int) -> list[Job]:
+        """What is to be done now: the next write, and files to prepare ahead."""
+        jobs: list[Job] = []
+        if self._in_flight is None and self._blocks and self._blocks[0].entries:
+            write = self._next_write(wall)
+            if write is not None:
+                jobs.append(write)
+        jobs += self._prepares()
+        return jobs
+
+    def _next_write(self, wall: int) -> Write | None:
+        block = self._blocks[0]
+        size = padded(block.used)
+        file = self.files[-1] if self.files else None
+        if file is None or block.alone or file.size - file.used < size:
+            file = self._roll(block, size, wall)
+            if file is None:
+                return None
+        self.time = max(self.time, wall)
+        header = BlockHeader(
+            file.number,
+            file.salt,
+            self.boot,
+            self._sequence,
+            block.start,
+            self.durable,
+            self.time,
+            block.used,
+            block.entries,
+        )
+        block.view[:BLOCK_HEADER_BYTES] = encode_block_header(header)
+        block.view[block.used : size] = bytes(size - block.used)  # whole pages: no read before the write
+        self._sequence += 1
+        self._in_flight = Write(file.name, file.used, (block.view[:size],))
+        file.used += size
+        return self._in_flight
+
+    def _roll(self, block: Block[T], size: int, wall: int) -> JournalFile | None:
+        fitting = [file for file in self._spares if file.size - PAGE_BYTES >= size]
+        if not fitting:
+            return None
+        file = fitting[0]
+        self._spares.remove(file)
+        if self.files and wall - self.files[-1].since < FAST_FILL_MS and not block.alone:
+            self.file_size = min(self.file_size * 2, self.settings.file_max)
+        self.use(file, block.start, wall)
+        return file
+
+    def _prepares(self) -> list[Job]:
+        jobs: list[Job] = []
+        sizes = [self.file_size] * max(0, SPARES - len(self._spares) - len(self._preparing))
+        if self._in_flight is None and self._blocks:
+            needed = padded(self._blocks[0].used) + PAGE_BYTES
+            ahead = [*self._spares, *self._preparing.values()]
+            file = self.files[-1] if self.files and not self._blocks[0].alone else None
+            room = file.size - file.used if file else 0
+            if room < needed - PAGE_BYTES and not any(file.size >= needed for file in ahead):
+                sizes = [max(needed, self.file_size), *sizes[1:]]
+        if self.full:
+            return jobs
+        for size in sizes:
+            recycle = next((name for name, has in self._recyclable if has == size), None)
+            if recycle is not None:
+                self._recyclable = [item for item in self._recyclable if item[0] != recycle]
+            file, job = self.new_file(size, recycle)
+            self._preparing[file.name] = file
+            jobs.append(job)
+        return jobs
+
+    def prepared(self, job: Prepare, *, ok: bool) -> None:
+        """A Prepare ended; a failed one is tried again when `full` is reset."""
+        file = self._preparing.pop(job.name)
+        if ok:
+            self._spares.append(file)
+        else:
+            self.full = True
+            if job.recycle is None and self.file_size > self.settings.file_min:
+                self.file_size = max(self.settings.file_min, self.file_size // 2)
+
+    def wrote(self) -> None:
+        """The write in flight is durable: W moves on, and those who waited for it are released."""
+        block = self._blocks.popleft()
+        self._in_flight = None
+        self.durable = block.end
+        self.bytes_total += padded(block.used)
+        self.released += block.waiting
+        block.waiting = []
+        block.view.release()
+        if len(block.buffer) == BLOCK_BYTES_MAX and len(self._buffers) < PUBLISH_BUFFERS_MAX:
+            self._buffers.append(block.buffer)
+        self.end = max(self.end, self.durable)
+
+    # ---- Reading and retiring
+
+    def locate(self, position: int) -> tuple[JournalFile, int]:
+        """The file that holds `position`, and where in it."""
+        file = self.files[bisect_right(self._starts, position) - 1]
+        return file, position - file.start + PAGE_BYTES
+
+    def retire(self, file: JournalFile) -> Drop | None:
+        """Take a file out of the journal: keep it for recycling, or a job to drop it."""
+        at = self.files.index(file)
+        del self.files[at], self._starts[at]
+        if file.size == self.file_size and len(self._recyclable) < RECYCLABLE_MAX:
+            self._recyclable.append((file.name, file.size))
+            return None
+        return Drop(file.name)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is gathered or in flight."""
+        return not self._blocks
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes that can still be appended without a new file."""
+        return sum(file.size - PAGE_BYTES for file in self._spares)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files with blocks."""
+        return sum(file.size for file in self.files)

@@ -1,0 +1,292 @@
+"""Recovery: from what is on the disk to what was known, and what must be made durable before serving.
+
+    checkpoint (the best snapshot of each machine) → every block behind it, in order → the end
+
+A block is proven when a later block exists, for the next write begins only after the last sync returned.
+A bad block at or above the largest W seen is torn: it and all behind it never counted. A bad block below
+is rot: the start is refused, naming file and position. The last whole block is unproven: it is written
+again into this start's fresh file, for what the page cache holds need not be on the disk.
+
+Nothing is changed on disk here; recovering twice, or dying half-way, gives the same.
+"""
+
+from collections.abc import Generator, Iterator
+from typing import NamedTuple, Protocol
+
+from penstock_broker.storage import checkpoint
+from penstock_broker.storage.blocks import (
+    BLOCK_MAGIC,
+    PREFIX,
+    BlockHeader,
+    StoredBlock,
+    bad_body,
+    decode_block,
+    decode_block_header,
+    decode_file_header,
+    padded,
+)
+from penstock_broker.storage.entries import At, Part
+from penstock_broker.storage.files import PAGE_BYTES, Files, StorageError
+
+
+LOOK_BYTES = 256 << 10
+"""Read at once when looking for the first block of a file."""
+
+
+class Fold(Protocol):
+    """What recovery feeds: the machines of the node."""
+
+    def restore(self, chosen: checkpoint.Chosen) -> None:
+        """A machine as a checkpoint had it."""
+        ...
+
+    def replay(self, part: Part, at: At) -> None:
+        """A part of the journal; the machine skips what its snapshot already reflects."""
+        ...
+
+
+class OldFile(NamedTuple):
+    """A journal file as found. `first`: header of its first whole block, None if it has none."""
+
+    name: str
+    number: int
+    salt: int
+    size: int
+    first: BlockHeader | None
+
+
+class Report(NamedTuple):
+    """What recovery found."""
+
+    position: int
+    """Where the journal goes on: the start of the unproven block, or the end."""
+    sequence: int
+    """Of the block to be written there."""
+    boot: int
+    """Largest boot number seen."""
+    time: int
+    """Largest wall clock seen, ms."""
+    number: int
+    """Largest file number seen."""
+    files: list[OldFile]
+    """Files with proven blocks that may still be needed, oldest first, with their ends in `used`."""
+    used: list[int]
+    unused: list[OldFile]
+    """Files without a block that counts."""
+    unproven: StoredBlock | None
+    torn: str | None
+    """What was cut, for the log; None if nothing was."""
+    slots: list[checkpoint.Slot]
+    entries: int
+
+
+def recover(files: Files, fold: Fold) -> Report:
+    """Bring `fold` to the state on the disk. Raises `StorageError` where the disk forbids to serve."""
+    slots = checkpoint.read_all(files)
+    names = files.names()
+    if not slots and any(name in names for name in checkpoint.SLOTS) and _needs_checkpoint(files, names):
+        raise StorageError(
+            "both checkpoints are damaged and the journal before them is gone: "
+            "restore a backup of the directory"
+        )
+    start = slots[0].oldest if slots else 0
+    for chosen in checkpoint.choose(files, slots):
+        start = min(start, chosen.row.as_of)
+        fold.restore(chosen)
+    found = [_look(files, name, size) for name, size in sorted(names.items()) if _is_journal(name)]
+    return _Reader(files, found, start).run(fold, slots)
+
+
+def _is_journal(name: str) -> bool:
+    return name.startswith(PREFIX)
+
+
+def _needs_checkpoint(files: Files, names: dict[str, int]) -> bool:
+    """The journal does not begin at its beginning."""
+    looked = [_look(files, name, size) for name, size in names.items() if _is_journal(name)]
+    firsts = [file.first.sequence for file in looked if file.first is not None]
+    return not firsts or min(firsts) > 0
+
+
+def _look(files: Files, name: str, size: int) -> OldFile:
+    """The file's header and its first whole block."""
+    number = int(name.removeprefix(PREFIX)) if name.removeprefix(PREFIX).isdigit() else 0
+    header = decode_file_header(files.read(name, 0, PAGE_BYTES))
+    if header is None or header.number != number:
+        return OldFile(name, number, 0, size, None)
+    bare = OldFile(name, number, header.salt, size, None)
+    for at in range(PAGE_BYTES, size, LOOK_BYTES):
+        view = memoryview(files.read(name, at, LOOK_BYTES))
+        for where in range(0, len(view), PAGE_BYTES):
+            block = decode_block_header(view, where)
+            if block is not None and _is_of(block, bare):
+                return bare._replace(first=block)
+    return bare
+
+
+class _Reader:
+    """Walks the blocks of all files in order, one block behind what it has seen."""
+
+    def __init__(self, files: Files, found: list[OldFile], start: int) -> None:
+        self._files = files
+        self._start = start
+        with_blocks = [
+            (file.first.sequence, file.first.boot, file) for file in found if file.first is not None
+        ]
+        self.order = [file for _, _, file in sorted(with_blocks)]
+        self.unused = [file for file in found if file.first is None]
+        self.number = max((file.number for file in found), default=0)
+        self.boot = 0
+        self.time = 0
+        self.entries = 0
+        self.largest_durable = 0
+        self.torn: str | None = None
+        self.used: dict[str, int] = {}
+
+    def run(self, fold: Fold, slots: list[checkpoint.Slot]) -> Report:
+        self.largest_durable = max((slot.newest for slot in slots), default=0)
+        self._check_beginning(bool(slots))
+        last: StoredBlock | None = None
+        before: BlockHeader | None = None
+        for block in self._blocks():
+            if last is not None:
+                self._apply(fold, last)
+                before = last.header
+            last = block
+        if last is not None and (why := bad_body(last)) is not None:
+            if last.header.position < self.largest_durable:
+                raise StorageError(
+                    f"journal position {last.header.position} is proven durable, but rotten: {why}"
+                )
+            self.torn = f"the last block, at position {last.header.position}: {why}"
+            last = None
+        if last is not None:
+            self._apply(fold, last)
+        position, sequence = self._end(last, before)
+        end = position if last is None else position + padded(last.header.length)
+        if end < self.largest_durable:
+            raise StorageError(
+                f"the journal ends at {end}, but was durable up to {self.largest_durable}: "
+                "files are missing or damaged; restore a backup of the directory"
+            )
+        files, used = self._files_below(position)
+        return Report(
+            position,
+            sequence,
+            self.boot,
+            self.time,
+            self.number,
+            files,
+            used,
+            [*self.unused, *(file for file in self.order if file not in files)],
+            last,
+            self.torn,
+            slots,
+            self.entries,
+        )
+
+    def _check_beginning(self, has_checkpoint: bool) -> None:
+        first = self.order[0].first if self.order else None
+        if first is None:
+            if has_checkpoint:
+                raise StorageError("there is a checkpoint, but no journal: restore a backup of the directory")
+        elif first.position > self._start:
+            raise StorageError(
+                f"the journal begins at {first.position}, but is needed from {self._start}: "
+                "files are missing; restore a backup of the directory"
+            )
+
+    def _end(self, last: StoredBlock | None, before: BlockHeader | None) -> tuple[int, int]:
+        if last is not None:
+            return last.header.position, last.header.sequence
+        if before is not None:
+            return before.position + padded(before.length), before.sequence + 1
+        if self.order and self.order[0].first is not None:
+            first = self.order[0].first
+            return first.position, first.sequence
+        return 0, 0
+
+    def _files_below(self, position: int) -> tuple[list[OldFile], list[int]]:
+        kept = [
+            file
+            for file in self.order
+            if file.first is not None and self.used.get(file.name, 0) and file.first.position < position
+        ]
+        return kept, [self.used[file.name] for file in kept]
+
+    def _apply(self, fold: Fold, block: StoredBlock) -> None:
+        header = block.header
+        self.boot = max(self.boot, header.boot)
+        self.time = max(self.time, header.time)
+        self.largest_durable = max(self.largest_durable, header.durable)
+        for at, entry in block.entries:
+            end = header.position + at + entry.length
+            where = header.position + at
+            self.entries += 1
+            for stored in entry.parts:
+                body = where + stored.body_at
+                fold.replay(stored.part, At(end, entry.time, body, stored.body_length, stored.body_crc))
+
+    def _blocks(self) -> Iterator[StoredBlock]:
+        """Whole blocks in sequence order, up to the first that is torn. Raises `StorageError` for rot."""
+        expected: int | None = None
+        followers = [file.first for file in self.order[1:]]
+        for file, follower in zip(self.order, [*followers, None], strict=True):
+            assert file.first is not None
+            stop = follower.sequence if follower is not None else None
+            if expected is not None and file.first.sequence > expected:
+                raise self._rot(file, PAGE_BYTES, "blocks before its first one are missing")
+            if stop is not None and file.first.sequence >= stop:
+                continue  # written again into its follower
+            if follower is not None and follower.position <= self._start:
+                self.used[file.name] = PAGE_BYTES + follower.position - file.first.position
+                expected = follower.sequence
+                continue  # every machine reflects it already
+            expected = yield from self._blocks_of(file, file.first.sequence, stop)
+
+    def _blocks_of(self, file: OldFile, expected: int, stop: int | None) -> Generator[StoredBlock, None, int]:
+        data = memoryview(self._files.read(file.name, 0, file.size))
+        at = PAGE_BYTES
+        while expected != stop:
+            header = decode_block_header(data, at) if at < len(data) else None
+            if header is None or not _is_of(header, file) or header.sequence != expected:
+                self._check_torn(file, data, at, expected, stop, "a block is missing or damaged")
+                break
+            reflected = header.position + header.length <= self._start
+            block = StoredBlock(header, data[at : at + header.length], [], None)
+            block = block if reflected else decode_block(data, at, header)
+            if block.bad is not None:
+                self._check_torn(file, data, at, expected, stop, block.bad)
+                break
+            expected += 1
+            at += padded(header.length)
+            self.used[file.name] = at
+            yield block
+        return expected
+
+    def _check_torn(
+        self, file: OldFile, data: memoryview, at: int, expected: int, stop: int | None, why: str
+    ) -> None:
+        """Block `expected` is bad: torn if nothing newer was ever written, rot if something was."""
+        later = [
+            header
+            for where in range(at, len(data), PAGE_BYTES)
+            if (header := decode_block_header(data, where)) is not None
+            and _is_of(header, file)
+            and header.sequence >= expected
+        ]
+        if stop is not None or any(header.sequence > expected for header in later):
+            raise self._rot(file, at, why)
+        if later or (data[at : at + 4] == BLOCK_MAGIC and decode_block_header(data, at) is None):
+            self.torn = f"{file.name} at byte {at}: {why}"
+
+    def _rot(self, file: OldFile, at: int, why: str) -> StorageError:
+        return StorageError(
+            f"{file.name} is damaged at byte {at}: {why}. It was confirmed as durable, so nothing is dropped "
+            "silently; restore a backup of the directory"
+        )
+
+
+def _is_of(header: BlockHeader, file: OldFile) -> bool:
+    """Written in this use of the file, not left from an earlier one."""
+    return header.file == file.number and header.salt == file.salt
