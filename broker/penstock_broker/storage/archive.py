@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from penstock_broker.storage import entries
 from penstock_broker.storage.entries import Kind, Part
 from penstock_broker.storage.files import Copy, Extent, Step
-from penstock_broker.storage.journal import Journal
+from penstock_broker.storage.journal import Places
 from penstock_broker.storage.log import Log, Young
 from penstock_broker.storage.segment import BLOCK_BYTES_TARGET, Row, encode_head, head_bytes, segment_name
 from penstock_protocol.frame import Buffer
@@ -42,7 +42,7 @@ class Run(NamedTuple):
     copy: Copy | None
 
 
-def plan(owners: Iterable[Owner], journal: Journal[object], below: int, segment: int) -> Run:
+def plan(owners: Iterable[Owner], journal: Places, below: int, segment: int) -> Run:
     """Move what is alive below journal position `below` into segment file `segment`."""
     parts: list[Part] = []
     pieces: list[Buffer | Extent] = []
@@ -88,7 +88,7 @@ def _blocks(rows: Iterable[Young], owner: Owner) -> Iterable[list[Young]]:
 
 
 def _lay_out(
-    batches: Sequence[Young], log: Log, journal: Journal[object], segment: int, pieces: list[Buffer | Extent]
+    batches: Sequence[Young], log: Log, journal: Places, segment: int, pieces: list[Buffer | Extent]
 ) -> int:
     """Append one block to `pieces`; its length in bytes."""
     at = head_bytes(len(batches))

@@ -165,9 +165,9 @@ class Engine(Generic[T]):
             self._files.run(Write(fresh.name, fresh.used, (data.ljust(needed, b"\0"),)))
             fresh.used += needed
             journal.rewritten(needed)
-        for file in report.unused:
-            if file.name != job.recycle:
-                journal.add_recyclable(file.name, file.size)
+        for unused in report.unused:
+            if unused.name != job.recycle:
+                journal.add_recyclable(unused.name, unused.size)
 
     def _recyclable(self, report: recovery.Report, size: int) -> str | None:
         """An unused file of that size, so that a start needs no room on a full disk."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from penstock_broker.storage import entries
 from penstock_broker.storage.blocks import (
@@ -101,6 +101,14 @@ class Reserved:
         self.bodies = bodies
         self.length = length
         self.places = places
+
+
+class Places(Protocol):
+    """Where journal positions lie: what readers need of a journal."""
+
+    def locate(self, position: int) -> tuple[JournalFile, int]:
+        """The file that holds `position`, and where in it."""
+        ...
 
 
 class Journal(Generic[T]):

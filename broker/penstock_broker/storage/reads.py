@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from penstock_broker.storage.files import Extent, Files
-from penstock_broker.storage.journal import Journal
+from penstock_broker.storage.journal import Places
 from penstock_broker.storage.log import Log, Old, Young
 from penstock_broker.storage.segment import decode_head, segment_name
 from penstock_protocol.batch import BatchView, cut
@@ -59,7 +59,7 @@ Loaded = dict[Extent, bytes]
 class Reads:
     """The read side of all logs of a node."""
 
-    def __init__(self, files: Files, journal: Journal[object]) -> None:
+    def __init__(self, files: Files, journal: Places) -> None:
         self._files = files
         self._journal = journal
 

@@ -28,7 +28,6 @@ from penstock_broker.storage.blocks import (
 from penstock_broker.storage.entries import At, Part
 from penstock_broker.storage.files import PAGE_BYTES, Files, StorageError
 
-
 LOOK_BYTES = 256 << 10
 """Read at once when looking for the first block of a file."""
 

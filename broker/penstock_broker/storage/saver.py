@@ -122,10 +122,11 @@ class Saver:
             machine = self._waiting.pop()
             if self._roster.get(machine.uuid) is not machine:
                 continue  # deleted since
-            data = self._unchanged(machine)
+            data: Buffer | Extent | None = self._unchanged(machine)
             if data is None:
-                data = machine.snapshot()
-                size += len(data)
+                fresh = machine.snapshot()
+                size += len(fresh)
+                data = fresh
             self._snapshots.append(Snapshot(machine.uuid, machine.kind, end, data))
 
     def _unchanged(self, machine: Machine) -> Extent | None:

@@ -1,0 +1,1 @@
+"""Consumer groups: what they have read so far. (Membership and assignment will live here, too.)"""

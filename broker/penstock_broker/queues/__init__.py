@@ -1,0 +1,1 @@
+"""Queues: each message to exactly one worker, until it is settled."""

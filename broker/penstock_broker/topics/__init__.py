@@ -1,0 +1,1 @@
+"""Topics: ordered partitions that any number of groups read at their own pace."""
