@@ -1,0 +1,427 @@
+"""The way to the broker: one socket at a time, opened again when it is lost, and requests that outlive it.
+
+`Socket` is one connection from handshake to loss: frames, correlations, silence. `Wire` is what the rest of
+the client talks to: it connects, repeats what the loss of a socket interrupted until the caller's time is
+up, and turns the end of that time into the right error.
+
+Invariants: every request posted on a socket gets exactly one answer, which is None when the socket is lost
+first. An answer that nobody waits for any more goes to `on_late`, so that no lease is forgotten. What is
+buffered here is bounded by publish credit and by requests in flight. Neither class knows what a queue is.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
+from random import Random
+from typing import Any, TypeAlias
+
+from penstock import retry
+from penstock.endpoint import Endpoint
+from penstock.errors import ClientClosed, Disconnected, Error, OutcomeUnknown, Timeout
+from penstock.events import ConnectFailed, ConnectionLost, Event, Reconnected
+from penstock_protocol import WIRE_VERSION
+from penstock_protocol.errors import ProtocolError, Unsupported
+from penstock_protocol.frame import Buffer
+from penstock_protocol.limits import HELLO_SECONDS_MAX, PING_AFTER_SECONDS
+from penstock_protocol.link import Link, Received, Role
+from penstock_protocol.messages.queues import Deliver
+from penstock_protocol.messages.session import MAGIC, Cancel, Goodbye, Hello, Ping, Pong, Welcome
+
+log = logging.getLogger("penstock")
+
+OnReply: TypeAlias = Callable[[Any], None]
+"""Called once: with the reply, with the `Error` it was, or with None when the socket was lost first."""
+
+CORRELATION_MAX = 2**32 - 1
+
+
+class Socket(asyncio.Protocol):
+    """One connection. `on_push` gets what the broker sends unasked; `on_lost` why it ended."""
+
+    def __init__(self, on_push: Callable[[Any], None], on_lost: Callable[["Socket", str], None]) -> None:
+        self._on_push = on_push
+        self._on_lost = on_lost
+        self._link = Link(Role.CLIENT)
+        self._replies: dict[int, OnReply] = {}
+        self._correlation = 0
+        self._heard = 0.0
+        self._ping_after = PING_AFTER_SECONDS
+        self._silence: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self._why = "the broker closed the connection"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def post(self, message: Any, on_reply: OnReply) -> int:
+        """Send a request; the correlation id that `cancel` takes."""
+        correlation = self._correlation = self._correlation % CORRELATION_MAX + 1
+        self._replies[correlation] = on_reply
+        self._write(self._link.request(message, correlation))
+        return correlation
+
+    def send(self, message: Any) -> None:
+        """Send what has no reply."""
+        self._write(self._link.request(message, 0))
+
+    def cancel(self, correlation: int) -> None:
+        """Ask the broker to end the wait of that request now; its reply comes all the same."""
+        if correlation in self._replies:
+            self.send(Cancel(correlation))
+
+    def watch_silence(self, ping_after: float) -> None:
+        """From now on PING after that many seconds without a byte, and give up after twice as many."""
+        self._ping_after = ping_after
+        self._heard = asyncio.get_running_loop().time()
+        self._check_silence()
+
+    def drop(self, why: str) -> None:
+        """End the connection at once."""
+        self._why = why
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """End the connection behind what was sent."""
+        self._why = "the client was closed"
+        if self._transport is not None:
+            self._transport.close()
+
+    def _write(self, buffers: list[Buffer]) -> None:
+        assert self._transport is not None
+        self._transport.writelines(buffers)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        try:
+            for received in self._link.receive(data):
+                self._received(received)
+        except ProtocolError as error:
+            self.drop(f"the broker broke the protocol: {error}")
+
+    def _received(self, received: Received) -> None:
+        if received.is_reply:
+            on_reply = self._replies.pop(received.correlation, None)
+            if on_reply is None:
+                raise ProtocolError(f"reply to request {received.correlation}, which is not open")
+            on_reply(received.message)
+        elif isinstance(received.message, Ping):
+            self._write(
+                self._link.reply(received.verb, received.correlation, Pong(round(time.time() * 1000)))
+            )
+        elif isinstance(received.message, Error):
+            raise ProtocolError(received.message.message)
+        else:
+            self._on_push(received.message)
+
+    def _check_silence(self) -> None:
+        loop = asyncio.get_running_loop()
+        silence = loop.time() - self._heard
+        if silence >= 2 * self._ping_after:
+            self.drop(f"the broker was silent for {silence:.0f} s")
+            return
+        if silence >= self._ping_after:
+            self.post(Ping(), lambda pong: None)
+        pinged = silence >= self._ping_after
+        wait = (2 if pinged else 1) * self._ping_after - silence
+        self._silence = loop.call_later(wait, self._check_silence)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+        if self._transport is None:
+            return
+        self._transport = None
+        replies, self._replies = self._replies, {}
+        self._on_lost(self, str(exc) if exc else self._why)
+        for on_reply in replies.values():
+            on_reply(None)
+
+
+class Wire:
+    """The client's connection, whichever socket it is at the moment.
+
+    `limits`: of the last WELCOME. `producer_id` is claimed by each HELLO. `timeout`: seconds a call may
+    take unless it says otherwise. All of it belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        random: Random,
+        name: str = "",
+        timeout: float = 30.0,
+        tls: ssl.SSLContext | None = None,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:
+        self.limits: dict[str, Any] = {}
+        self.welcome: Welcome | None = None
+        self.timeout = timeout
+        self.producer_id = random.getrandbits(62) + 1
+        self._session = random.randbytes(16)
+        self._random = random
+        self._name = name
+        self._tls = tls
+        self._on_event = on_event
+        self._endpoints: Iterator[Endpoint] = cycle(endpoints)
+        self._socket: Socket | None = None
+        self._up = asyncio.Event()
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._closed = False
+        self._last_failure = "no connection was tried yet"
+        self._on_connected: list[Callable[[], None]] = []
+        self._subscriptions: dict[int, tuple[Callable[[Deliver], None], Callable[[], None]]] = {}
+        self._last_subscription = 0
+
+    @property
+    def connected(self) -> bool:
+        """There is a socket, and its handshake is done."""
+        return self._socket is not None
+
+    @property
+    def closed(self) -> bool:
+        """`close` was called."""
+        return self._closed
+
+    # Life
+
+    async def open(self, timeout: float) -> None:
+        """Connect for the first time, trying each endpoint in turn until `timeout` seconds are over.
+
+        Raises `Disconnected`, or at once what the broker refuses for good (`Unauthenticated`, …).
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._connect(give_up=True)
+        except TimeoutError:
+            raise Disconnected(f"no connection within {timeout:g} s: {self._last_failure}") from None
+
+    async def close(self, timeout: float) -> None:
+        """Say goodbye and end the connection; waiting requests raise `ClientClosed`. Never raises."""
+        self._closed = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+        socket = self._socket
+        if socket is not None:
+            gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            socket.post(Goodbye(), lambda reply: None if gone.done() else gone.set_result(reply))
+            await asyncio.wait([gone], timeout=timeout)
+            socket.close()
+        self._up.set()
+
+    def renew(self) -> None:
+        """Connect anew, for a HELLO with the present `producer_id`."""
+        if self._socket is not None:
+            self._socket.drop("the producer id is used up")
+
+    def on_connected(self, call: Callable[[], None]) -> None:
+        """Call it after every handshake, before any waiting request is sent."""
+        self._on_connected.append(call)
+
+    async def _connect(self, *, give_up: bool) -> None:
+        """Try until there is a connection. `give_up`: raise what a broker refuses for good."""
+        for endpoint, pause in zip(self._endpoints, retry.pauses(self._random), strict=False):
+            try:
+                socket, welcome = await self._handshake(endpoint)
+            except (OSError, TimeoutError, ProtocolError, Error) as error:
+                refused = isinstance(error, Error) and not isinstance(error, (Disconnected, *retry.AGAIN))
+                if give_up and refused:
+                    raise
+                self._last_failure = f"{endpoint}: {error or type(error).__name__}"
+                self.emit(ConnectFailed(str(endpoint), self._last_failure, pause))
+                await asyncio.sleep(pause)
+            else:
+                self._established(socket, welcome, endpoint)
+                return
+
+    async def _handshake(self, endpoint: Endpoint) -> tuple[Socket, Welcome]:
+        loop = asyncio.get_running_loop()
+        tls = (self._tls or ssl.create_default_context()) if endpoint.tls else None
+        answer: asyncio.Future[Any] = loop.create_future()
+        async with asyncio.timeout(HELLO_SECONDS_MAX):
+            _, socket = await loop.create_connection(
+                lambda: Socket(self._pushed, self._lost), endpoint.host, endpoint.port, ssl=tls
+            )
+            try:
+                hello = Hello(
+                    MAGIC,
+                    WIRE_VERSION,
+                    WIRE_VERSION,
+                    self._session,
+                    self.producer_id,
+                    self._name,
+                    endpoint.token,
+                )
+                socket.post(hello, lambda reply: None if answer.done() else answer.set_result(reply))
+                welcome = await answer
+                if welcome is None:
+                    raise Disconnected(f"{endpoint} closed the connection during the handshake")
+                if isinstance(welcome, Error):
+                    raise welcome
+                if welcome.version != WIRE_VERSION:
+                    raise Unsupported(f"{endpoint} speaks wire version {welcome.version}")
+            except BaseException:
+                socket.drop("the handshake failed")
+                raise
+        return socket, welcome
+
+    def _established(self, socket: Socket, welcome: Welcome, endpoint: Endpoint) -> None:
+        again = self.welcome is not None
+        self.welcome = welcome
+        self.limits = welcome.limits
+        self._socket = socket
+        ping_ms = welcome.limits.get("ping_ms")
+        socket.watch_silence(ping_ms / 1000 if ping_ms else PING_AFTER_SECONDS)
+        self._up.set()
+        for call in [*self._on_connected, *(connected for _, connected in self._subscriptions.values())]:
+            call()
+        if again:
+            self.emit(Reconnected(str(endpoint), welcome.resumed))
+
+    def _lost(self, socket: Socket, why: str) -> None:
+        if socket is not self._socket:
+            return
+        self._socket = None
+        self._last_failure = why
+        if not self._closed:
+            self._up.clear()
+            self.emit(ConnectionLost(why))
+            self._reconnecting = asyncio.get_running_loop().create_task(self._connect(give_up=False))
+
+    # Requests
+
+    async def request(
+        self,
+        message: Any,
+        *,
+        timeout: float | None = None,
+        on_late: OnReply | None = None,
+        on_resend: Callable[[], None] | None = None,
+    ) -> Any:
+        """Send a request until it is answered; the reply, whose payload views stay valid.
+
+        `timeout` in seconds (None: the client's) covers every try; add the wait of a long poll to it.
+        `on_late` gets the reply that still comes after the caller was cancelled or timed out. `on_resend`
+        is called before the request is sent again without knowing what became of the first.
+
+        Raises the broker's error; `Disconnected` if it was surely never sent; else `Timeout` for a read
+        and `OutcomeUnknown` for a change; `ClientClosed`.
+        """
+        seconds = self.timeout if timeout is None else timeout
+        steps = retry.pauses(self._random)
+        maybe_done = False
+        refusal: Error | None = None
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    socket = await self._connection()
+                    if maybe_done and on_resend is not None:
+                        on_resend()
+                    maybe_done = True
+                    reply = await self._answer(socket, message, on_late)
+                    if reply is None:
+                        continue
+                    if not isinstance(reply, Error):
+                        return reply
+                    if not isinstance(reply, retry.AGAIN):
+                        raise reply
+                    maybe_done, refusal = False, reply
+                    await asyncio.sleep(retry.pause_after(reply, steps))
+        except TimeoutError as error:
+            if isinstance(error, Error):
+                raise
+            raise self._time_is_up(message, seconds, maybe_done, refusal, on_late) from None
+
+    async def _connection(self) -> Socket:
+        while True:
+            if self._closed:
+                raise ClientClosed("the client is closed")
+            if self._socket is not None:
+                return self._socket
+            await self._up.wait()
+
+    async def _answer(self, socket: Socket, message: Any, on_late: OnReply | None) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def on_reply(reply: Any) -> None:
+            if not future.done():
+                future.set_result(reply)
+            elif on_late is not None and reply is not None:
+                on_late(reply)
+
+        correlation = socket.post(message, on_reply)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not future.cancelled():  # the reply and the cancellation came in the same turn
+                if on_late is not None and future.result() is not None:
+                    on_late(future.result())
+            elif isinstance(message, retry.WAITS):
+                socket.cancel(correlation)
+            raise
+
+    def _time_is_up(
+        self, message: Any, seconds: float, maybe_done: bool, refusal: Error | None, on_late: OnReply | None
+    ) -> Error:
+        verb = type(message).__name__
+        if not maybe_done:
+            return refusal or Disconnected(f"{verb} was not sent within {seconds:g} s: {self._last_failure}")
+        if isinstance(message, retry.READS):
+            return Timeout(f"{verb} was not answered within {seconds:g} s")
+        return OutcomeUnknown(
+            f"{verb} was not confirmed within {seconds:g} s",
+            repeat=lambda: self.request(message, timeout=seconds, on_late=on_late),
+        )
+
+    def post(self, message: Any, on_reply: OnReply) -> bool:
+        """Send a request now, once, without a task; False, and nothing happens, when not connected."""
+        if self._socket is None:
+            return False
+        self._socket.post(message, on_reply)
+        return True
+
+    def send(self, message: Any) -> None:
+        """Send what has no reply; dropped when not connected."""
+        if self._socket is not None:
+            self._socket.send(message)
+
+    # Pushes
+
+    def next_subscription(self) -> int:
+        """A number no subscription of this client had before."""
+        self._last_subscription += 1
+        return self._last_subscription
+
+    def subscribe(
+        self, number: int, on_deliver: Callable[[Deliver], None], on_connected: Callable[[], None]
+    ) -> None:
+        """Take the pushes of a subscription. `on_connected` is called after every later handshake, before
+        any waiting request is sent: the place to `post` CONSUME again."""
+        self._subscriptions[number] = on_deliver, on_connected
+
+    def unsubscribe(self, number: int) -> None:
+        """Its pushes are dropped from now on."""
+        self._subscriptions.pop(number, None)
+
+    def _pushed(self, message: Any) -> None:
+        assert isinstance(message, Deliver)
+        subscription = self._subscriptions.get(message.subscription)
+        if subscription is not None:
+            subscription[0](message)
+
+    # Events
+
+    def emit(self, event: Event) -> None:
+        """Tell the user's callback. What it raises is logged: an event never breaks the client."""
+        log.debug("%s", event)
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            log.exception("on_event raised for %s", event)

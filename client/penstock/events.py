@@ -1,0 +1,52 @@
+"""What the client tells the callable given as `connect(on_event=…)`: facts that no call returns.
+
+Events are said, never asked: nothing waits for a callback, and nothing depends on what it does.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost(Event):
+    """The socket is gone; the client is connecting again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailed(Event):
+    """One try to connect failed; the next follows in `retry_in` seconds."""
+
+    address: str
+    reason: str
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected(Event):
+    """There is a socket again. `resumed`: the broker still knew the session, so its leases live on."""
+
+    address: str
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SettleStale(Event):
+    """A settle came too late for `messages` messages: they were or will be delivered again."""
+
+    queue: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettleFailed(Event):
+    """A staged settle could not be sent to its end: its messages are delivered again after their leases."""
+
+    queue: str
+    messages: int
+    error: Exception
