@@ -161,6 +161,8 @@ class Wire:
     ) -> None:
         self.limits: dict[str, Any] = {}
         self.welcome: Welcome | None = None
+        self.connections = 0
+        """How many handshakes there were: a request that saw it change may have been sent twice."""
         self.timeout = timeout
         self.producer_id = random.getrandbits(62) + 1
         self._session = random.randbytes(16)
@@ -271,7 +273,7 @@ class Wire:
         return socket, welcome
 
     def _established(self, socket: Socket, welcome: Welcome, endpoint: Endpoint) -> None:
-        again = self.welcome is not None
+        self.connections += 1
         self.welcome = welcome
         self.limits = welcome.limits
         self._socket = socket
@@ -280,7 +282,7 @@ class Wire:
         self._up.set()
         for call in [*self._on_connected, *(connected for _, connected in self._subscriptions.values())]:
             call()
-        if again:
+        if self.connections > 1:
             self.emit(Reconnected(str(endpoint), welcome.resumed))
 
     def _lost(self, socket: Socket, why: str) -> None:

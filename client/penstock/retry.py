@@ -41,5 +41,5 @@ def pauses(random: Random, initial: float = PAUSE_INITIAL, longest: float = PAUS
 
 
 def pause_after(error: e.Error, steps: Iterator[float]) -> float:
-    """Seconds until a request refused as `AGAIN` is sent again: what the broker asks for, at least the curve's."""
+    """Seconds until a request refused as `AGAIN` is sent again: the curve's, or more if asked for."""
     return max(next(steps), error.retry_after or 0.0)
