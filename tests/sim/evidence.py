@@ -1,0 +1,282 @@
+"""A history sorted by what it is about: each queue, partition and group with all that was asked and told.
+
+No judgement here; the rules ask these classes for facts. What an operation may have done counts as
+possible, what it surely did as sure.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from itertools import accumulate
+from typing import NamedTuple
+
+from tests.sim.history import NEVER, Op, Record, operations
+
+ENDING = ("ack", "dead_letter", "nack", "release")
+"""Settles that end a lease."""
+
+
+class Delivery(NamedTuple):
+    """One message handed out; the broker sent it between `start` and `end`."""
+
+    value: str | None
+    offset: int
+    token: int
+    attempt: int
+    delivery: int
+    redelivered: bool
+    lease: float
+    start: float
+    end: float
+    process: str
+    pushed: bool
+
+
+class Settle(NamedTuple):
+    """One message of a settling operation that was done (`sure`) or may have been."""
+
+    op: Op
+    offset: int
+    token: int
+    sure: bool
+
+
+class Append(NamedTuple):
+    """One value of an enqueue or produce; its offset if confirmed."""
+
+    op: Op
+    value: str
+    offset: int | None
+
+
+def peak_before(known: Iterable[tuple[float, float]]) -> Callable[[float], float]:
+    """Of (time, number) pairs: the largest number of those before a time; -NEVER without any."""
+    ordered = sorted(known)
+    times = [time for time, _ in ordered]
+    peaks = [-NEVER, *accumulate((number for _, number in ordered), max)]
+    return lambda time: peaks[bisect_left(times, time)]
+
+
+class Place:
+    """What a history says about one sequence of offsets."""
+
+    def __init__(self, name: str, world: "World") -> None:
+        self.name = name
+        self.world = world
+        self.drained = False
+        self.ops: dict[str, list[Op]] = defaultdict(list)
+        """By what was asked, in the order of their starts."""
+        self.appends: list[Append] = []
+        self.seen: list[tuple[int, str | None]] = []
+        """(offset, value) of everything delivered or read."""
+
+    def add(self, op: Op) -> None:
+        """Take an operation on this place."""
+        self.ops[op.f].append(op)
+        for i, value in enumerate(op.asked.get("values", ())):
+            self.appends.append(Append(op, value, op.answer["first"] + i if op.ok else None))
+
+    @cached_property
+    def confirmed(self) -> dict[str, int]:
+        """Value → offset."""
+        return {append.value: append.offset for append in self.appends if append.offset is not None}
+
+    @cached_property
+    def attempted(self) -> dict[str, Append]:
+        """Values that somebody asked to have here."""
+        return {append.value: append for append in self.appends}
+
+    @cached_property
+    def pairs(self) -> set[tuple[int, str]]:
+        """Every (offset, value) that was confirmed or seen."""
+        seen = {(offset, value) for offset, value in self.seen if value is not None}
+        return seen | {(offset, value) for value, offset in self.confirmed.items()}
+
+
+class Log(Place):
+    """A partition of a topic."""
+
+    def add(self, op: Op) -> None:
+        """Take an operation on this partition."""
+        super().add(op)
+        self.seen += [(offset, value) for offset, value in op.answer.get("records", ())]
+
+    @cached_property
+    def end_known(self) -> Callable[[float], float]:
+        """The least end that the partition must have had before a time."""
+        sent = [op for op in self.ops["produce"] if op.ok]
+        known: list[tuple[float, float]] = [
+            (op.end, op.answer["first"] + len(op.asked["values"])) for op in sent
+        ]
+        for op in [*self.ops["fetch"], *self.ops["poll"], *self.ops["end"]]:
+            known += [(op.end, offset + 1) for offset, _ in op.answer.get("records", ())]
+            known += [(op.end, op.answer["end"])] if "end" in op.answer else []
+        return peak_before([(-NEVER, 0), *known])
+
+    @property
+    def end_possible(self) -> float:
+        """No offset can lie beyond this."""
+        return self.end_known(NEVER) + sum(a.offset is None and a.op.possible for a in self.appends)
+
+
+class Queue(Place):
+    """A queue."""
+
+    def __init__(self, name: str, world: "World") -> None:
+        super().__init__(name, world)
+        self.settings: Record = {}
+        self.deliveries: dict[int, list[Delivery]] = defaultdict(list)
+        self.settles: dict[int, list[Settle]] = defaultdict(list)
+
+    def add(self, op: Op) -> None:
+        """Take an operation on this queue."""
+        super().add(op)
+        if op.f == "receive":
+            self.deliver(op.answer.get("messages", ()), op.process, op.start, op.end)
+        elif "messages" in op.asked and op.possible:
+            stale = {tuple(pair) for pair in op.answer.get("stale", ())}
+            for offset, token in op.asked["messages"]:
+                if (offset, token) not in stale:
+                    self.settles[offset].append(Settle(op, offset, token, op.ok))
+
+    def deliver(
+        self, messages: Iterable[Record], process: str, start: float, end: float, *, pushed: bool = False
+    ) -> None:
+        """Take what a process received, or what was pushed to it."""
+        for message in messages:
+            delivery = Delivery(**message, start=start, end=end, process=process, pushed=pushed)
+            self.deliveries[delivery.offset].append(delivery)
+            self.seen.append((delivery.offset, delivery.value))
+
+    @cached_property
+    def handouts(self) -> list[list[Delivery]]:
+        """The deliveries of each message in the order of their hand-outs."""
+        return [sorted(found, key=lambda delivery: delivery.token) for found in self.deliveries.values()]
+
+    @cached_property
+    def by_value(self) -> dict[str | None, list[Delivery]]:
+        """The same by value."""
+        found = defaultdict(list)
+        for deliveries in self.handouts:
+            for delivery in deliveries:
+                found[delivery.value].append(delivery)
+        return dict(found)
+
+    @property
+    def dead_letters(self) -> "Queue | None":
+        """The queue that dead letters go to."""
+        name = self.settings.get("dead_letter")
+        return self.world.queues[name] if name else None
+
+    @property
+    def sources(self) -> list["Queue"]:
+        """The queues whose dead letters come here."""
+        return [queue for queue in self.world.queues.values() if queue.dead_letters is self]
+
+    @cached_property
+    def attempted(self) -> dict[str, Append]:
+        """Values that somebody asked to have here, or where dead letters come from."""
+        found = {append.value: append for append in self.appends}
+        for source in self.sources:
+            found |= source.attempted
+        return found
+
+    def of_lease(self, delivery: Delivery, *fs: str) -> list[Settle]:
+        """What was done, or may have been, under one lease."""
+        settles = self.settles.get(delivery.offset, ())
+        return [settle for settle in settles if settle.token == delivery.token and settle.op.f in fs]
+
+    def maybe_purged(self, append: Append) -> bool:
+        """A purge came late enough to have taken it."""
+        return any(op.possible and op.end > append.op.start for op in self.ops["purge"])
+
+    def exhausted(self, delivery: Delivery) -> bool:
+        """After this hand-out the next failure, or the next hand-out, is one too many."""
+        attempts, deliveries = (self.settings.get(name) for name in ("max_attempts", "max_deliveries"))
+        return delivery.attempt >= (attempts or NEVER) or delivery.delivery >= (deliveries or NEVER)
+
+    def voided(self, delivery: Delivery, until: float) -> bool:
+        """Its lease may have ended without a settle and without running out."""
+        world = self.world
+        lost = delivery.pushed and fell(world.disconnects[delivery.process], delivery.start, until)
+        return lost or fell(world.crashes, delivery.start, until)
+
+
+class Group(NamedTuple):
+    """Offsets of one consumer group on one partition."""
+
+    name: str
+    log: Log
+    commits: list[Op]
+    reads: list[Op]
+    joins: list[Op]
+
+
+class World:
+    """The whole history."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        records = sorted(records, key=lambda record: record["time"])
+        self.queues: dict[str, Queue] = {}
+        self.logs: dict[str, Log] = {}
+        self.crashes: list[float] = []
+        self.disconnects: dict[str, list[float]] = defaultdict(list)
+        self.jumps: list[tuple[float, float]] = []
+        self.groups: list[Group] = []
+        for record in records:
+            if record["type"] == "note":
+                self._note(record)
+        ops = sorted(operations(records), key=lambda op: op.start)
+        for op in ops:
+            if "queue" in op.asked:
+                self.queue(op.asked["queue"]).add(op)
+            elif "log" in op.asked:
+                self.log(op.asked["log"]).add(op)
+        self._sort_groups([op for op in ops if "group" in op.asked])
+
+    def queue(self, name: str) -> Queue:
+        """The queue of that name."""
+        return self.queues.setdefault(name, Queue(name, self))
+
+    def log(self, name: str) -> Log:
+        """The partition of that name."""
+        return self.logs.setdefault(name, Log(name, self))
+
+    def _note(self, note: Record) -> None:
+        time = note["time"]
+        match note["f"]:
+            case "settings":
+                self.queue(note["queue"]).settings = note
+                self.queue(note["dead_letter"] or note["queue"])
+            case "deliver":
+                since = note.get("since", -NEVER)
+                self.queue(note["queue"]).deliver(note["messages"], note["process"], since, time, pushed=True)
+            case "disconnect":
+                self.disconnects[note["process"]].append(time)
+            case "crash":
+                self.crashes.append(time)
+            case "clock":
+                self.jumps.append((time, note["jump"]))
+            case "drained":
+                place = self.queue(note["queue"]) if "queue" in note else self.log(note["log"])
+                place.drained = True
+            case unknown:
+                raise ValueError(f"no note is called {unknown}")
+
+    def _sort_groups(self, ops: list[Op]) -> None:
+        of: dict[tuple[str, str, str], list[Op]] = defaultdict(list)
+        for op in ops:
+            of[op.asked["group"], op.asked.get("log", ""), op.f].append(op)
+        for name, log in sorted({(name, log) for name, log, _ in of if log}):
+            commits, reads, joins = (
+                of[name, log, "commit"],
+                of[name, log, "committed"],
+                of[name, "", "generation"],
+            )
+            self.groups.append(Group(f"{name} on {log}", self.log(log), commits, reads, joins))
+
+
+def fell(times: list[float], start: float, end: float) -> bool:
+    """One of the sorted `times` lies in the interval."""
+    return bisect_right(times, end) > bisect_left(times, start)

@@ -1,0 +1,123 @@
+"""Histories told by hand, for the tests of the checker."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.sim.history import Record, Recorder
+
+LEASE, BACKOFF = 30.0, 60.0
+Pair = tuple[int, int]
+
+
+class Story:
+    """A history told step by step; a second passes with every record."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.now = 0.0
+        self._processes: dict[str, Recorder] = {}
+
+    def time(self) -> float:
+        self.now += 1
+        return self.now
+
+    def by(self, process: str) -> Recorder:
+        found = self._processes.get(process)
+        if found is None:
+            found = self._processes[process] = Recorder(process, self.time, self.records.append)
+        return found
+
+    def op(self, f: str, answer: Record | str, *, by: str = "p", **asked: Any) -> None:
+        """One operation; `answer` "refused" or "unknown" ends it so."""
+        process = self.by(by)
+        op = process.invoke(f, **asked)
+        if isinstance(answer, dict):
+            process.ok(op, **answer)
+        else:
+            getattr(process, answer)(op, "said so")
+
+    def note(self, f: str, *, by: str = "p", **fields: Any) -> None:
+        self.by(by).note(f, **fields)
+
+    # queues
+
+    def settings(self, queue: str = "q", **changed: Any) -> None:
+        limits: Record = {"max_attempts": 3, "max_deliveries": 10, "dead_letter": "dead"}
+        self.note("settings", queue=queue, lease=LEASE, backoff=BACKOFF, **(limits | changed))
+
+    def enqueue(self, *values: str, first: int = 0, answer: str = "ok", queue: str = "q") -> None:
+        self.op("enqueue", {"first": first} if answer == "ok" else answer, queue=queue, values=list(values))
+
+    def receive(self, *messages: Record, queue: str = "q", by: str = "c", wait: float = 0.0) -> None:
+        self.op("receive", {"messages": list(messages)}, by=by, queue=queue, wait=wait)
+
+    def settle(self, f: str, *pairs: Pair, answer: str = "ok", stale: bool = False, **asked: Any) -> None:
+        asked = {"queue": "q", "by": "c"} | ({"delay": 0.0} if f == "nack" else {}) | asked
+        said: Record = {"stale": list(pairs) if stale else []}
+        self.op(f, said if answer == "ok" else answer, messages=list(pairs), **asked)
+
+    def stats(self, **changed: int) -> None:
+        said = dict.fromkeys(("ready", "delayed", "in_flight", "waiting", "settled", "total"), 0)
+        self.op("stats", said | changed, queue="q")
+
+    def drained(self, *queues: str) -> None:
+        for queue in queues or ("q",):
+            self.note("drained", queue=queue)
+
+    # logs and groups
+
+    def produce(self, *values: str, first: int = 0, answer: str = "ok") -> None:
+        self.op("produce", {"first": first} if answer == "ok" else answer, log="t/0", values=list(values))
+
+    def fetch(
+        self, offset: int, *values: str | None, end: int | None = None, first: int | None = None
+    ) -> None:
+        begin = offset if first is None else first
+        records = [[begin + i, value] for i, value in enumerate(values)]
+        answer = {"records": records, "end": begin + len(values) if end is None else end}
+        self.op("fetch", answer, by="c", log="t/0", offset=offset)
+
+    def poll(self, *records: tuple[int, str], assignment: int = 1) -> None:
+        answer = {"records": [list(record) for record in records]}
+        self.op("poll", answer, by="c", log="t/0", group="g", assignment=assignment)
+
+    def commit(self, offset: int, *, answer: str = "ok", generation: int = 0, by: str = "c") -> None:
+        asked = {"log": "t/0", "group": "g", "offset": offset, "generation": generation}
+        self.op("commit", {} if answer == "ok" else answer, by=by, **asked)
+
+    def committed(self, offset: int | None) -> None:
+        self.op("committed", {"offset": offset}, by="c", log="t/0", group="g")
+
+
+def message(
+    value: str | None, offset: int, token: int, *, attempt: int = 1, delivery: int = 1, **other: Any
+) -> Record:
+    """One message of a delivery."""
+    said = {"value": value, "offset": offset, "token": token, "attempt": attempt, "delivery": delivery}
+    return {"redelivered": delivery > 1, "lease": LEASE, **said, **other}
+
+
+Tale = Callable[[Story], None]
+BAD: list[tuple[str, Tale]] = []
+GOOD: list[Tale] = []
+
+
+def bad(anomaly: str) -> Callable[[Tale], Tale]:
+    """A tale in which the checker must find this anomaly and no other."""
+
+    def keep(tale: Tale) -> Tale:
+        BAD.append((anomaly, tale))
+        return tale
+
+    return keep
+
+
+def good(tale: Tale) -> Tale:
+    """A tale in which the checker must find nothing."""
+    GOOD.append(tale)
+    return tale
+
+
+def title(tale: Tale) -> str:
+    """Its name as a sentence."""
+    return tale.__name__.replace("_", " ")
