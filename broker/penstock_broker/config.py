@@ -18,12 +18,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from penstock_protocol.limits import MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX_DEFAULT, REQUESTS_IN_FLIGHT_MAX
+from penstock_broker.settings import CoreSettings
+from penstock_protocol.limits import MESSAGE_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 DURATIONS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 SIZES = {"TiB": 1 << 40, "GiB": GIB, "MiB": MIB, "KiB": KIB, "B": 1}
 ENVIRONMENT_PREFIX = "PENSTOCK_"
+CORE = CoreSettings()
+"""The core's own defaults."""
 
 
 class ConfigError(Exception):
@@ -141,8 +144,10 @@ class Server:
     http_host: str = _setting("127.0.0.1", TEXT, "address for metrics and health")
     http_port: int = _setting(7421, PORT, "port for metrics and health; 0 picks a free one")
     connections_max: int = _setting(12_000, _count(1, 1_000_000), "connections of the node")
-    strangers_max: int = _setting(1_000, _count(1, 1_000_000), "connections of one address before HELLO")
-    session_grace_ms: int = _setting(10_000, _duration(0, 3_600_000), "life of a session without a socket")
+    connections_per_address_max: int = _setting(1_000, _count(1, 1_000_000), "of one address before HELLO")
+    session_grace_ms: int = _setting(
+        CORE.session_grace_ms, _duration(0, 3_600_000), "life of a session without a socket"
+    )
     stop_timeout_ms: int = _setting(30_000, _duration(1_000, 3_600_000), "longest drain after SIGTERM")
 
 
@@ -151,27 +156,33 @@ class Storage:
     """Where data lies, and what a confirm means."""
 
     data: str = _setting("./penstock-data", TEXT, "data directory; one broker at a time")
-    durability: str = _setting("fsync", DURABILITY, "what a confirm waits for")
+    durability: str = _setting(CORE.durability, DURABILITY, "what a confirm waits for")
     journal_budget_bytes: int | None = _setting(
-        None, _size_or_auto(4 * MIB, 1 << 40), "journal on disk; auto: 1GiB, at most 1/8 of the disk"
+        CORE.journal_budget_bytes,
+        _size_or_auto(4 * MIB, 1 << 40),
+        "journal on disk; auto: 1GiB, at most 1/8 of the disk",
     )
-    journal_file_bytes_min: int = _setting(MIB, _size(64 * KIB, GIB), "size of the first journal file")
-    journal_file_bytes_max: int = _setting(64 * MIB, _size(64 * KIB, GIB), "size it doubles up to")
+    journal_file_bytes_min: int = _setting(
+        CORE.journal_file_bytes_min, _size(64 * KIB, GIB), "size of the first journal file"
+    )
+    journal_file_bytes_max: int = _setting(
+        CORE.journal_file_bytes_max, _size(64 * KIB, GIB), "size it doubles up to"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What clients may use up."""
 
-    message_bytes: int = _setting(
-        MESSAGE_BYTES_MAX_DEFAULT, _size(1, MESSAGE_BYTES_MAX), "body of one message"
-    )
+    message_bytes: int = _setting(CORE.message_bytes_max, _size(1, MESSAGE_BYTES_MAX), "body of one message")
     publish_pool_bytes: int = _setting(
-        64 * MIB, _size(MIB, 1 << 40), "publishes without a confirm, all connections together"
+        CORE.publish_pool_bytes, _size(MIB, 1 << 40), "publishes without a confirm, all connections together"
     )
-    credit_bytes: int = _setting(8 * MIB, _size(64 * KIB, GIB), "publishes without a confirm, one connection")
+    credit_bytes: int = _setting(
+        CORE.credit_bytes, _size(64 * KIB, GIB), "publishes without a confirm, one connection"
+    )
     requests: int = _setting(
-        REQUESTS_IN_FLIGHT_MAX, _count(1, REQUESTS_IN_FLIGHT_MAX), "requests without a reply, one connection"
+        CORE.requests_max, _count(1, REQUESTS_IN_FLIGHT_MAX), "requests without a reply, one connection"
     )
 
 

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 
 import pytest
+from tests.fakes.clock import ManualClock
+from tests.unit.server.scripted import HELLO, WELCOME, Client, KeptTransport, ScriptedCore
 
 from penstock_broker.meters import Meters
+from penstock_broker.outputs import Send
 from penstock_broker.server.connection import Peer
 from penstock_broker.server.listener import Listener
 from penstock_broker.server.logs import PeerLog
 from penstock_broker.server.loop import Turns
 from penstock_broker.storage.files import Job
-from tests.fakes.clock import ManualClock
-from tests.unit.server.scripted import HELLO, WELCOME, Client, KeptTransport, ScriptedCore
+from penstock_protocol.verbs import BY_REQUEST
 
 
 @pytest.fixture
@@ -69,8 +71,8 @@ def client(connect: Callable[..., Client]) -> Client:
     """A connection that has said HELLO and was welcomed."""
     client = connect()
     client.ask(HELLO)
-    for received in Client(client.peer, client.transport).received():
-        assert received.message == WELCOME
+    client.peer.send([Send(client.peer._connection, BY_REQUEST[type(HELLO)], 1, WELCOME)], 0.0)
+    assert [received.message for received in client.received()] == [WELCOME]
     return client
 
 

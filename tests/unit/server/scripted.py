@@ -10,7 +10,7 @@ from penstock_broker.outputs import Output
 from penstock_broker.session import Connection
 from penstock_broker.storage.files import Job
 from penstock_protocol.link import Link, Received, Role
-from penstock_protocol.messages.session import MAGIC, Hello, Ping, Welcome
+from penstock_protocol.messages.session import MAGIC, Hello, Ping, Pong, Welcome
 from penstock_protocol.verbs import Verb
 
 HELLO = Hello(MAGIC, 1, 1, bytes(16), 7, "test")
@@ -148,7 +148,5 @@ class Client:
 
 def pong_to(received: Received) -> bytes:
     """The reply to a PING of the broker."""
-    from penstock_protocol.messages.session import Pong
-
     assert received.message == Ping()
     return b"".join(Link(Role.CLIENT).reply(received.verb, received.correlation, Pong(1)))
