@@ -50,3 +50,12 @@ class SettleFailed(Event):
     queue: str
     messages: int
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost(Event):
+    """The leases of `messages` messages that are buffered or in hand could not be extended: they were or
+    will be delivered to others."""
+
+    queue: str
+    messages: int
