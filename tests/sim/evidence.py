@@ -105,16 +105,16 @@ class Log(Place):
     @cached_property
     def end_known(self) -> Callable[[float], float]:
         """The least end that the partition must have had before a time."""
-        sent = [op for op in self.ops["produce"] if op.ok]
-        known: list[tuple[float, float]] = [
-            (op.end, op.answer["first"] + len(op.asked["values"])) for op in sent
-        ]
-        for op in [*self.ops["fetch"], *self.ops["poll"], *self.ops["end"]]:
+        known: list[tuple[float, float]] = [(-NEVER, 0)]
+        for op in (op for ops in self.ops.values() for op in ops if op.ok):
             known += [(op.end, offset + 1) for offset, _ in op.answer.get("records", ())]
-            known += [(op.end, op.answer["end"])] if "end" in op.answer else []
-        return peak_before([(-NEVER, 0), *known])
+            if op.f == "produce":
+                known.append((op.end, op.answer["first"] + len(op.asked["values"])))
+            elif "end" in op.answer:
+                known.append((op.end, op.answer["end"]))
+        return peak_before(known)
 
-    @property
+    @cached_property
     def end_possible(self) -> float:
         """No offset can lie beyond this."""
         return self.end_known(NEVER) + sum(a.offset is None and a.op.possible for a in self.appends)
@@ -196,11 +196,17 @@ class Queue(Place):
         attempts, deliveries = (self.settings.get(name) for name in ("max_attempts", "max_deliveries"))
         return delivery.attempt >= (attempts or NEVER) or delivery.delivery >= (deliveries or NEVER)
 
+    @cached_property
+    def all_seen(self) -> bool:
+        """Nothing was handed out that the history does not show."""
+        lost = self.world.crashes or self.world.disconnects
+        return not lost and all(op.ok for op in self.ops["receive"])
+
     def voided(self, delivery: Delivery, until: float) -> bool:
         """Its lease may have ended without a settle and without running out."""
         world = self.world
-        lost = delivery.pushed and fell(world.disconnects[delivery.process], delivery.start, until)
-        return lost or fell(world.crashes, delivery.start, until)
+        lost_at = world.disconnects.get(delivery.process, []) if delivery.pushed else []
+        return fell(lost_at, delivery.start, until) or fell(world.crashes, delivery.start, until)
 
 
 class Group(NamedTuple):

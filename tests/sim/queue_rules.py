@@ -180,14 +180,13 @@ def growth(queue: Queue, one: Delivery, other: Delivery) -> tuple[int, float]:
 
 def tries(queue: Queue, handouts: list[Delivery]) -> Iterator[str]:
     """Not more than max_attempts and one for each crash; a dead letter had all of them."""
-    world, limit, last = queue.world, queue.settings.get("max_attempts"), handouts[-1]
-    excused = sum(queue.voided(one, NEVER) or bool(queue.of_lease(one, "release")) for one in handouts)
-    if limit and len(handouts) - excused > limit:
+    limit, last = queue.settings.get("max_attempts"), handouts[-1]
+    uncounted = sum(queue.voided(one, NEVER) or bool(queue.of_lease(one, "release")) for one in handouts)
+    if limit and len(handouts) - uncounted > limit:
         yield f"{last.value}: {len(handouts)} tries of {limit}"
-    asked = any(queue.of_lease(one, "dead_letter") for one in handouts)
-    blind = world.crashes or world.disconnects or not all(op.ok for op in queue.ops["receive"])
+    excused = queue.exhausted(last) or any(queue.of_lease(one, "dead_letter") for one in handouts)
     dead = queue.dead_letters and last.value in queue.dead_letters.by_value
-    if dead and not (asked or blind or queue.exhausted(last)):
+    if dead and queue.all_seen and not excused:
         yield f"{last.value}: a dead letter after attempt {last.attempt}"
 
 
