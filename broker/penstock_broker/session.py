@@ -4,10 +4,9 @@ Both are plain state: who is there, what they may still send, what they hold. Th
 handlers and machines that use them.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from penstock_broker.queues.handout import Subscription
+from penstock_broker.queues.handout import Subscription
 
 
 class Connection:
@@ -25,20 +24,20 @@ class Connection:
         """Requests without a reply yet."""
         self.published = 0
         """Bytes of publishes without a confirm yet."""
-        self.waits: dict[int, object] = {}
-        """Parked requests by correlation id, for CANCEL."""
+        self.waits: dict[int, tuple[Any, Any]] = {}
+        """Parked requests by correlation id, for CANCEL: the queue or partition, and what waits there."""
 
 
 class Session:
     """A client's presence: named in HELLO, ended by GOODBYE or `session_grace` after its socket was lost."""
 
-    __slots__ = ("client", "connection", "lost_at", "name", "producer_id", "subscriptions")
+    __slots__ = ("client", "connection", "name", "producer_id", "queues", "subscriptions")
 
     def __init__(self, name: bytes, producer_id: int, client: str) -> None:
         self.name = name
         self.producer_id = producer_id
         self.client = client
         self.connection: Connection | None = None
-        self.lost_at: int | None = None
-        """Monotonic ms at which the socket was lost; None while connected."""
         self.subscriptions: dict[int, Subscription] = {}
+        self.queues: set[Any] = set()
+        """Queues in which it may hold leases."""

@@ -1,1 +1,19 @@
 """What each verb does: decode is done, so check, ask a machine for its plan, append, answer."""
+
+from collections.abc import Callable
+from typing import Any
+
+from penstock_broker.handlers import admin, groups, queues, session, topics
+from penstock_protocol import verbs
+
+_MODULES = {"admin": admin, "groups": groups, "queues": queues, "session": session, "topics": topics}
+
+
+def _handler(name: str) -> Callable[[Any, Any, Any], None]:
+    module, function = name.split(".")
+    found: Callable[[Any, Any, Any], None] = getattr(_MODULES[module], function)
+    return found
+
+
+HANDLERS = {verb.code: _handler(verb.handler) for verb in verbs.VERBS if verb.handler}
+"""Verb code → handler(core, call, request); built from the verb table, so a missing one fails at import."""

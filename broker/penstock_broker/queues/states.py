@@ -39,6 +39,7 @@ class Event(Enum):
     RELEASE = "release"
     DELAY = "delay"
     DUE = "due"
+    RECALL = "a restart remembers its failures"
     PARK = "no room for the dead letter"
     SETTLE = "settle"
 
@@ -52,6 +53,7 @@ TRANSITIONS: dict[Event, tuple[State, frozenset[State]]] = {
     Event.RELEASE: (State.SPECIAL, frozenset({_I})),
     Event.DELAY: (State.DELAYED, frozenset({_I, _R, _S, _D, _W})),  # from others than IN_FLIGHT: recovery
     Event.DUE: (State.SPECIAL, frozenset({_D, _W})),
+    Event.RECALL: (State.SPECIAL, frozenset({_R})),
     Event.PARK: (State.WAITING, frozenset({_I, _R, _S, _D, _W})),
     Event.SETTLE: (State.SETTLED, frozenset({_I, _R, _S, _D, _W})),
 }
@@ -105,14 +107,11 @@ class States:
         counts = self.counts
         size = high - low
         held = self._pages[page]
-        counts[to] += size
         if isinstance(held, int):
             assert held in allowed, f"{State(held).name} → {to.name} is not in the table"
             counts[held] -= size
-            if size == PAGE:
-                self._pages[page] = int(to)
-                return
-            held = self._pages[page] = bytearray([held]) * PAGE
+            if size < PAGE:
+                held = self._pages[page] = bytearray([held]) * PAGE
         else:
             run = held[low:high]
             left = size
@@ -121,10 +120,12 @@ class States:
                 counts[state] -= found
                 left -= found
             assert not left, f"a message at or behind {page * PAGE + low} may not become {to.name}"
-            if size == PAGE:
-                self._pages[page] = int(to)
-                return
-        held[low:high] = bytes([to]) * size
+        counts[to] += size
+        if size == PAGE:
+            self._pages[page] = int(to)
+        else:
+            assert isinstance(held, bytearray)
+            held[low:high] = bytes([to]) * size
 
     def _reach(self, end: int) -> None:
         """Move the cursor to `end`: what it passes is READY within pages until somebody moves it on."""
@@ -158,10 +159,6 @@ class States:
         if self.head == cursor:
             pages.clear()
             self._special.clear()
-            if cursor % PAGE:
-                # The page goes on behind the cursor, where nothing is settled yet.
-                pages[cursor // PAGE] = bytearray(SETTLED_BYTE * (cursor % PAGE)).ljust(PAGE, READY_BYTE)
-                pages.clear()
         self._hint = max(self._hint, self.head)
 
     # ---- Looking

@@ -282,6 +282,11 @@ class Engine(Generic[T]):
         """A checkpoint was asked for or is under way."""
         return self._saver.busy
 
+    @property
+    def checkpoint_failed(self) -> bool:
+        """The last attempt failed; the one before it still holds."""
+        return self._saver.failed
+
     # ---- Archiving and freeing
 
     def _archive(self, wall: int, jobs: list[Job]) -> None:

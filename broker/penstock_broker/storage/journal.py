@@ -29,8 +29,9 @@ from penstock_broker.storage.files import PAGE_BYTES, Drop, Job, Prepare, Write
 from penstock_protocol.errors import Busy, TooLarge
 
 BLOCK_BYTES_MAX = 4 << 20
-PUBLISH_BUFFERS_MAX = 3
-"""Block buffers that publishes may fill; what settles needs goes beyond, by small blocks."""
+GATHERED_BYTES_MAX = 3 * BLOCK_BYTES_MAX
+"""What publishes may gather before the disk has taken it; settles go beyond, they are small."""
+BUFFERS_KEPT = 3
 SPARES = 2
 RECYCLABLE_MAX = 4
 FAST_FILL_MS = 2_000
@@ -239,14 +240,14 @@ class Journal(Generic[T]):
         alone = needed > capacity
         if alone and needed + PAGE_BYTES > self.settings.budget // 2:
             raise TooLarge(f"a change of {length:,} bytes; the journal takes {self.settings.budget // 2:,}")
-        if publish and len(self._blocks) >= PUBLISH_BUFFERS_MAX:
+        if publish and sum(waiting.used for waiting in self._blocks) + needed > GATHERED_BYTES_MAX + capacity:
             raise Busy("every block buffer is full: the disk is slower than the publishers", retry_after=0.01)
         if alone:
             buffer = bytearray(padded(needed))
-        elif self._buffers:
+        elif self._buffers and capacity == BLOCK_BYTES_MAX:
             buffer = self._buffers.pop()
         else:
-            buffer = bytearray(BLOCK_BYTES_MAX if publish else capacity)
+            buffer = bytearray(capacity)
         start = padded(self.end) if block is None else block.end
         fresh = Block[T](start, buffer, alone=alone)
         self._blocks.append(fresh)
@@ -342,7 +343,7 @@ class Journal(Generic[T]):
         self.released += block.waiting
         block.waiting = []
         block.view.release()
-        if len(block.buffer) == BLOCK_BYTES_MAX and len(self._buffers) < PUBLISH_BUFFERS_MAX:
+        if len(block.buffer) == BLOCK_BYTES_MAX and len(self._buffers) < BUFFERS_KEPT:
             self._buffers.append(block.buffer)
         self.end = max(self.end, self.durable)
 

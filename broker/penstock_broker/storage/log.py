@@ -163,6 +163,13 @@ class Log:
         first, messages, segment, at, length, _ = old.row(index)
         return Old(first, messages, segment, at, length)
 
+    def position(self, offset: int) -> int:
+        """Journal position behind the batch with the message at `offset`; 0 if it is old."""
+        index = self._young.find(offset)
+        if index < self._young.first:
+            return 0
+        return self._young.arrays[2][index] + self._young.arrays[3][index]
+
     def time(self, offset: int) -> int:
         """Append time (ms) of the message at `offset`; of its block's first message if it is old."""
         young = self._young
@@ -187,21 +194,21 @@ class Log:
             return max(self.start, young.arrays[0][index]), before
         return self.end, before
 
-    def fit(self, first: int, messages: int, size: int) -> int:
-        """How many of `messages` messages from `first` on go into `size` bytes, by the mean size of each
-        batch; at least one."""
-        taken = 0
-        while taken < messages and size > 0:
+    def fit(self, first: int, messages: int, size: int) -> tuple[int, int]:
+        """How many of `messages` messages from `first` on go into `size` bytes, and how many bytes they
+        are, by the mean size in each batch; at least one message."""
+        taken = used = 0
+        while taken < messages:
             place = self.at(first + taken)
             begin = place.base if isinstance(place, Young) else place.first
             inside = min(messages - taken, begin + place.messages - first - taken)
             mean = -(-place.length // place.messages)
-            fits = min(inside, size // mean)
+            fits = min(max(inside, 1), max((size - used) // mean, 0 if taken else 1))
             taken += fits
-            size -= fits * mean
-            if fits < inside:
+            used += fits * mean
+            if fits < inside or inside <= 0:
                 break
-        return max(1, taken)
+        return taken, used
 
     def young_rows(self, below: int) -> Iterator[Young]:
         """Young batches whose journal position is below `below`, oldest first."""

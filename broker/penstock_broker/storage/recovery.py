@@ -230,7 +230,7 @@ class _Reader:
         """Whole blocks in sequence order, up to the first that is torn. Raises `StorageError` for rot."""
         expected: int | None = None
         followers = [file.first for file in self.order[1:]]
-        for file, follower in zip(self.order, [*followers, None], strict=True):
+        for file, follower in zip(self.order, [*followers, None], strict=False):
             assert file.first is not None
             stop = follower.sequence if follower is not None else None
             if expected is not None and file.first.sequence > expected:

@@ -1,0 +1,34 @@
+"""When time will next bring something about, for every object of the node that has a deadline."""
+
+import heapq
+from collections.abc import Hashable, Iterator
+
+
+class Alarms:
+    """One deadline per key. Setting another replaces it; stale heap entries are skipped."""
+
+    def __init__(self) -> None:
+        self._when: dict[Hashable, int] = {}
+        self._heap: list[tuple[int, int, Hashable]] = []
+
+    def set(self, key: Hashable, when: int | None) -> None:
+        """Wake `key` at `when` (mono ms), or not at all."""
+        if when is None:
+            self._when.pop(key, None)
+        elif self._when.get(key) != when:
+            self._when[key] = when
+            heapq.heappush(self._heap, (when, id(key), key))
+
+    def due(self, now: int) -> Iterator[Hashable]:
+        """Keys whose time has come; each must be set again to be woken again."""
+        while self._heap and self._heap[0][0] <= now:
+            when, _, key = heapq.heappop(self._heap)
+            if self._when.get(key) == when:
+                del self._when[key]
+                yield key
+
+    def next(self) -> int | None:
+        """The earliest deadline."""
+        while self._heap and self._when.get(self._heap[0][2]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None

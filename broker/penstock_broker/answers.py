@@ -1,0 +1,122 @@
+"""Answers on their way out: a reply that waits for durability, and the reading that fills it with bytes.
+
+An answer is released when the position it depends on is durable. Only then are bytes read and do leases
+begin to run. Bytes that are not in memory are loaded first; the answer waits for them, nothing else does.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from penstock_broker.clock import Now
+from penstock_broker.session import Connection
+from penstock_broker.storage.files import Load
+from penstock_broker.storage.log import Log
+from penstock_broker.storage.reads import Cold, Cut, Loaded, Reads
+from penstock_protocol.errors import Corrupt, Error
+from penstock_protocol.frame import Buffer
+from penstock_protocol.slices import Slice, encode_slice
+from penstock_protocol.verbs import Verb
+
+
+class Call(NamedTuple):
+    """Who asked for what, and when."""
+
+    connection: Connection
+    verb: Verb
+    correlation: int
+    now: Now
+
+
+class Run(NamedTuple):
+    """Consecutive messages of a log to be sent, with the stamps they share. `lease`: ms."""
+
+    first: int
+    messages: int
+    token: int = 0
+    lease: int = 0
+    attempt: int = 1
+    delivery: int = 0
+    flags: int = 0
+
+
+class Reading:
+    """The bytes an answer carries: runs of one log, put into a message by `finish` (slices, payload)."""
+
+    __slots__ = ("finish", "loaded", "loading", "log", "lost", "partition", "runs", "started")
+
+    def __init__(
+        self,
+        log: Log,
+        partition: int,
+        runs: list[Run],
+        finish: Callable[[int, tuple[Buffer, ...]], Any],
+        started: Callable[[Now], bool] | None = None,
+        lost: Callable[[], None] | None = None,
+    ) -> None:
+        self.log = log
+        self.partition = partition
+        self.runs = runs
+        self.finish = finish
+        self.started = started
+        """Called when the answer leaves; False: it is not wanted any more."""
+        self.lost = lost
+        """Called instead when it cannot leave."""
+        self.loaded: Loaded = {}
+        self.loading = 0
+
+
+class Answer:
+    """A reply (or a push, with correlation 0) that waits for its position."""
+
+    __slots__ = ("call", "message", "reading", "spent")
+
+    def __init__(self, call: Call, message: Any, reading: Reading | None = None, spent: int = 0) -> None:
+        self.call = call
+        self.message = message
+        self.reading = reading
+        self.spent = spent
+        """Publish credit that comes back with it, bytes."""
+
+
+def cold_extents(reading: Reading, reads: Reads) -> list[Load]:
+    """Loads without which the reading would have to wait for the disk."""
+    cold = set()
+    for run in reading.runs:
+        cold |= reads.missing(reading.log, run.first, run.messages, reading.loaded)
+    return [Load(*extent[:3]) for extent in cold]
+
+
+def materialize(reading: Reading, reads: Reads) -> Any:
+    """The message with its bytes. Raises `Corrupt` if the first bytes already are, `Cold` never after
+    `cold_extents` found none."""
+    heads: list[bytes] = []
+    buffers: list[Buffer] = []
+    try:
+        for run in reading.runs:
+            for cut in reads.cuts(reading.log, run.first, run.messages, reading.loaded):
+                heads.append(encode_slice(_stamps(run, cut, reading.partition), cut.crc))
+                buffers.append(cut.data)
+    except Corrupt:
+        if not heads:
+            raise
+    return reading.finish(len(heads), (b"".join(heads), *buffers) if heads else ())
+
+
+def _stamps(run: Run, cut: Cut, partition: int) -> Slice:
+    return Slice(
+        run.token,
+        cut.first,
+        cut.origin_first,
+        cut.time,
+        cut.origin_log,
+        run.lease,
+        partition,
+        cut.messages,
+        run.attempt,
+        run.delivery,
+        run.flags,
+        len(cut.data),
+    )
+
+
+__all__ = ["Answer", "Call", "Cold", "Error", "Reading", "Run", "cold_extents", "materialize"]

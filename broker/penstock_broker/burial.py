@@ -1,0 +1,133 @@
+"""Dead letters: a message leaves its queue and enters the dead-letter queue in one entry.
+
+The bytes are read first (loaded, if they are cold); until then the message stays in flight with nobody.
+A dead letter without room waits in its own queue and is tried again when its time comes.
+"""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from penstock_broker.answers import Answer
+from penstock_broker.catalogue import Item, part_for
+from penstock_broker.clock import Now
+from penstock_broker.queues.policy import DEAD_LETTER_SETTINGS, policy_for
+from penstock_broker.queues.queue import Dead, Queue, Settled
+from penstock_broker.queues.states import Event
+from penstock_broker.registry import Registry
+from penstock_broker.storage import entries
+from penstock_broker.storage.engine import Engine
+from penstock_broker.storage.entries import Body, Kind, Part
+from penstock_broker.storage.files import Load
+from penstock_broker.storage.reads import Cold, Cut, Loaded
+from penstock_protocol.errors import Corrupt, QueueFull
+
+BYTES_PER_ENTRY = 1 << 20
+"""Dead letters of more bytes are buried in several entries, each whole in itself."""
+
+Then = Callable[[], None]
+
+
+class Burial:
+    """Moves dead letters of all queues."""
+
+    def __init__(
+        self, registry: Registry, engine: Engine[Answer], random: Random, touch: Callable[[Queue], None]
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._random = random
+        self._touch = touch
+
+    def bury(self, queue: Queue, dead: Sequence[Dead], now: Now, then: Then | None = None) -> None:
+        """Move each to the dead-letter queue; `then` when the last one is applied."""
+        left = len(dead)
+
+        def one_done() -> None:
+            nonlocal left
+            left -= 1
+            if not left and then is not None:
+                then()
+
+        for item in dead:
+            self._bury(queue, item, now, {}, one_done)
+        if not dead and then is not None:
+            then()
+
+    def retry(self, queue: Queue, now: Now) -> None:
+        """Dead letters that waited for room are judged dead again, once there is some."""
+        target = self._registry.queues.get(queue.policy.dead_letter or "")
+        if target is not None and target.policy.max_messages is not None:
+            if target.messages >= target.policy.max_messages:
+                return
+        for first, messages in queue.parked():
+            queue.states.move(first, messages, Event.DUE)
+            queue.states.move(first, messages, Event.HAND_OUT)
+            self.bury(queue, queue.rejected([(first, messages)], "waited"), now)
+
+    def _bury(self, queue: Queue, dead: Dead, now: Now, loaded: Loaded, then: Then) -> None:
+        if self._registry.get(queue.uuid) is not queue:
+            then()  # deleted meanwhile
+            return
+        try:
+            cuts = list(self._engine.reads.cuts(queue.log, dead.first, dead.messages, loaded))
+        except Cold as cold:
+            extent = cold.extent
+
+            def got(result: object) -> None:
+                loaded[extent] = result if isinstance(result, bytes) else b""
+                self._bury(queue, dead, now, loaded, then)
+
+            self._engine.load(Load(*extent[:3]), got)
+            return
+        except Corrupt:
+            self._park(queue, dead.first, dead.messages, dead.failures, now)
+            then()
+            return
+        batch: list[Cut] = []
+        size = 0
+        for cut in cuts:
+            if batch and size + len(cut.data) > BYTES_PER_ENTRY:
+                self._move(queue, batch, dead, now)
+                batch, size = [], 0
+            batch.append(cut)
+            size += len(cut.data)
+        if batch:
+            self._move(queue, batch, dead, now)
+        self._touch(queue)
+        then()
+
+    def _move(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> None:
+        """One entry: appended there, settled here, the dead-letter queue made if it is not there yet."""
+        first, messages = cuts[0].first, sum(cut.messages for cut in cuts)
+        parts: list[Part] = []
+        name = queue.policy.dead_letter
+        assert name is not None, "a queue without a dead-letter queue has no limit, and refuses rejects"
+        target = self._registry.queues.get(name)
+        if target is None:
+            uuid = self._random.getrandbits(128).to_bytes(16, "big")
+            policy = policy_for(name, DEAD_LETTER_SETTINGS)
+            parts.append(part_for(Kind.CREATE, Item("queue", name, uuid, policy.as_map(), ())))
+            offset = 0
+        else:
+            uuid, offset = target.uuid, target.log.end
+            try:
+                target.check_room(messages, sum(len(cut.data) for cut in cuts))
+            except QueueFull:
+                self._park(queue, first, messages, dead.failures, now)
+                return
+        bodies = []
+        for cut in cuts:
+            origin = entries.ORIGIN.pack(cut.origin_log, cut.origin_first)
+            parts.append(
+                Part(uuid, Kind.APPEND, offset, cut.messages, entries.ORIGIN_FLAG, origin, len(bodies))
+            )
+            bodies.append(Body(cut.data, cut.crc))
+            offset += cut.messages
+        parts.append(queue.settle_part([(first, messages)], Settled.DEAD_LETTERED))
+        self._engine.append(parts, bodies, wall=now.wall)
+        queue.dead_reasons[dead.reason] += messages
+        self._touch(self._registry.queues[name])
+
+    def _park(self, queue: Queue, first: int, messages: int, failures: int, now: Now) -> None:
+        part = queue.return_part([(first, messages, failures, 0)], waiting=True)
+        self._engine.append([part], wall=now.wall)

@@ -1,0 +1,333 @@
+"""The core: every decision of the broker, in plain functions that run to completion.
+
+    handle(request) → plan → append → apply       done(job) → W moves on       tick → what time brings
+                                  drain → [Send | Close | Job]
+
+Nothing here awaits, reads a clock or touches a file, so nothing needs a lock and all of it runs in a
+simulator. An output leaves only when what it says is durable.
+"""
+
+from random import Random
+from typing import Any
+
+from penstock_broker.alarms import Alarms
+from penstock_broker.answers import Answer, Call, Reading, cold_extents, materialize
+from penstock_broker.burial import Burial
+from penstock_broker.clock import Now
+from penstock_broker.deliveries import DELIVER, Deliveries
+from penstock_broker.facts import NodeFacts
+from penstock_broker.handlers import HANDLERS
+from penstock_broker.observing import observe
+from penstock_broker.outputs import Output, Send
+from penstock_broker.presence import Presence
+from penstock_broker.queues.leases import Tokens
+from penstock_broker.queues.queue import Queue
+from penstock_broker.registry import Registry
+from penstock_broker.session import Connection, Session
+from penstock_broker.settings import CoreSettings
+from penstock_broker.shutdown import Shutdown
+from penstock_broker.storage import entries
+from penstock_broker.storage.engine import Engine, EngineSettings
+from penstock_broker.storage.entries import Body, Kind, Part
+from penstock_broker.storage.files import Extent, Files, Job, Load
+from penstock_broker.storage.node import NODE
+from penstock_broker.topics.partition import Partition
+from penstock_broker.topics.topic import Topic
+from penstock_protocol.batch import BatchView
+from penstock_protocol.errors import Busy, Closing, Corrupt, Error, NotFound, Refused, SequenceGap
+from penstock_protocol.messages.queues import Confirm, Deliver, Enqueue
+from penstock_protocol.messages.session import Hello
+from penstock_protocol.messages.topics import Produce
+from penstock_protocol.verbs import Verb
+
+SPACE_ALARM = "space"
+
+
+class Core:
+    """One node, from its data directory to its outputs.
+
+    Opening recovers the directory, synchronously; raises `StorageError` with one clear line.
+    """
+
+    def __init__(self, files: Files, settings: CoreSettings, random: Random, now: Now) -> None:
+        self.settings = settings
+        self._random = random
+        tokens = Tokens()
+        self.registry = Registry(tokens, random)
+        sizes = EngineSettings(
+            settings.journal_budget_bytes, settings.journal_file_bytes_min, settings.journal_file_bytes_max
+        )
+        self.engine: Engine[Answer] = Engine(
+            files, sizes, self.registry, self.registry.node, self.registry.use, random
+        )
+        self.report = self.engine.open(now.wall)
+        tokens.begin(self.engine.journal.boot)
+        self._boot(now)
+        self._alarms = Alarms()
+        self.burial = Burial(self.registry, self.engine, random, lambda queue: self.deliveries.touch(queue))
+        self.deliveries = Deliveries(self.engine, self.burial, self._alarms, self)
+        self.presence = Presence(self.deliveries, self._alarms, settings.session_grace_ms)
+        self._shutdown = Shutdown(self)
+        self._now = now
+        self._published = 0
+        """Bytes of publishes that are not confirmed yet, all connections."""
+        self.payload_bytes = 0
+        self.stale_settles = 0
+        self._outputs: list[Output] = []
+        self.registry.on_gone = self._gone
+        for queue in self.registry.queues.values():
+            self.deliveries.arm(queue, now)
+        self._alarms.set(SPACE_ALARM, now.mono)
+        self.ready = True
+
+    def _boot(self, now: Now) -> None:
+        node = self.registry.node
+        first = not any(node.id)
+        part = Part(
+            NODE, Kind.BOOT, self.engine.journal.boot, 0, int(node.clean), self._uuid() if first else b""
+        )
+        self.engine.append([part], wall=now.wall)
+        self.engine.flush(now.wall)
+
+    # ---- What the shell calls
+
+    def connected(self, peer: object) -> Connection:
+        """A socket was accepted; `peer` is the shell's handle."""
+        return self.presence.connected(peer)
+
+    def handle(self, connection: Connection, verb: Verb, correlation: int, message: Any, now: Now) -> None:
+        """One message of a peer: a request, or the `Error` that its content amounts to."""
+        if connection.closed:
+            return
+        self._now = now
+        call = Call(connection, verb, correlation, now)
+        connection.requests += bool(correlation)
+        try:
+            if isinstance(message, Error):
+                raise message
+            if connection.requests > self.settings.requests_max:
+                raise Busy(
+                    f"more than {self.settings.requests_max:,} requests without a reply", retry_after=0.05
+                )
+            if self._shutdown.closed and not isinstance(message, Hello):
+                raise Closing("the broker is stopping", retry_after=1.0)
+            HANDLERS[verb.code](self, call, message)
+        except Refused as error:
+            self._refuse(call, message, error)
+
+    def disconnected(self, connection: Connection, now: Now) -> None:
+        """The socket is gone."""
+        self._now = now
+        self.presence.lost(connection, now)
+
+    def blocked(self, connection: Connection, blocked: bool, now: Now) -> None:
+        """The socket's write buffer went over its mark, or fell below it again."""
+        self._now = now
+        connection.blocked = blocked
+        session = connection.session
+        if session is not None and not blocked:
+            for subscription in session.subscriptions.values():
+                self.deliveries.touch(subscription.queue)
+            for target, _ in connection.waits.values():
+                self.deliveries.touch(target)
+
+    def done(self, job: Job, result: object, now: Now) -> None:
+        """The result of a job, or the exception it raised. `StorageFailed`: the broker must stop."""
+        self._now = now
+        self.engine.done(job, result)
+
+    def tick(self, now: Now) -> int | None:
+        """Do what time has brought about; the mono ms at which it will next."""
+        self._now = now
+        for key in self._alarms.due(now.mono):
+            if isinstance(key, Queue | Partition):
+                if self.registry.get(key.uuid) is key:
+                    self.deliveries.due(key, now)
+            elif isinstance(key, Session):
+                self.presence.end(key, now)
+            else:
+                self._alarms.set(SPACE_ALARM, self.engine.tick(now.mono, now.wall))
+        return self._alarms.next()
+
+    def drain(self, now: Now) -> list[Output]:
+        """What is to be sent, closed and run, in order."""
+        self._now = now
+        self._shutdown.step(now)
+        released = self.engine.journal.released
+        while True:
+            self.deliveries.run(now)
+            if not released:
+                break
+            answers = released[:]
+            released.clear()
+            for answer in answers:
+                self._leave(answer)
+        self._outputs += self.presence.closing
+        self.presence.closing.clear()
+        self._outputs += self.engine.jobs(now.wall)
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def stop(self, now: Now) -> None:
+        """Begin a clean stop: nothing new is accepted, everything known is made durable."""
+        self._now = now
+        self._shutdown.begin(now)
+
+    @property
+    def stopped(self) -> bool:
+        """The clean stop is complete and durable."""
+        return self._shutdown.complete
+
+    @property
+    def stopping(self) -> bool:
+        """A clean stop has begun."""
+        return self._shutdown.begun
+
+    def facts(self, now: Now) -> NodeFacts:
+        """What can be observed."""
+        return observe(self, now)
+
+    # ---- What handlers use
+
+    def answer(self, call: Call, message: object, position: int | None = None) -> None:
+        """Answer once `position` is durable; by default everything so far, so that nothing undurable is
+        said. A verb without a reply gets none."""
+        if call.correlation:
+            self.engine.wait(self.engine.journal.end if position is None else position, Answer(call, message))
+
+    def answer_reading(self, call: Call, reading: Reading) -> None:
+        """Answer with bytes of a log, once everything so far is durable."""
+        self.engine.wait(self.engine.journal.end, Answer(call, None, reading))
+
+    def publish(self, call: Call, target: Queue | Partition, number: int, payload: memoryview) -> None:
+        """Append a batch to a log: dedup, then limits, then the journal; confirmed when it is durable."""
+        batch = BatchView(payload)
+        connection = call.connection
+        log = target.log
+        flags, detail = 0, b""
+        if batch.producer_id:
+            self.presence.check_producer(connection, batch.producer_id)
+            known = target.producers.check(batch.producer_id, batch.sequence)
+            if known is not None:
+                again = Confirm(number, *known[:2], True, "fsync", batch.length, known.time, log.uuid)
+                self.answer(call, again, target.changed_at)
+                return
+            flags, detail = entries.PRODUCER_FLAG, entries.PRODUCER.pack(batch.producer_id, batch.sequence)
+        if self._shutdown.begun:
+            raise Closing("the broker is stopping", retry_after=1.0)
+        batch.check(self.settings.message_bytes_max)
+        self._check_credit(connection, batch.length)
+        target.check_room(batch.count, batch.length)
+        first = log.end
+        part = Part(target.uuid, Kind.APPEND, first, batch.count, flags, detail, 0)
+        position = self.engine.append([part], [Body(batch.view, batch.crc)], wall=call.now.wall, publish=True)
+        connection.published += batch.length
+        self._published += batch.length
+        self.payload_bytes += batch.length
+        confirm = Confirm(
+            number, first, batch.count, False, "fsync", batch.length, self.engine.journal.time, log.uuid
+        )
+        self.engine.wait(position, Answer(call, confirm, None, batch.length))
+        self.deliveries.touch(target)
+
+    def new_uuid(self) -> bytes:
+        """A fresh uuid."""
+        return self._uuid()
+
+    def _uuid(self) -> bytes:
+        return self._random.getrandbits(128).to_bytes(16, "big")
+
+    def _check_credit(self, connection: Connection, size: int) -> None:
+        settings = self.settings
+        if connection.published and connection.published + size > settings.credit_bytes:
+            raise Busy("the publish is beyond the connection's credit", retry_after=0.01)
+        if self._published and self._published + size > settings.publish_pool_bytes:
+            raise Busy("the node's pool of unconfirmed publishes is used up", retry_after=0.01)
+
+    def _refuse(self, call: Call, message: object, error: Refused) -> None:
+        if (
+            isinstance(message, Enqueue)
+            and message.queue in self.registry.queues
+            and not isinstance(error, SequenceGap)
+        ):
+            self.registry.queues[message.queue].refused[type(error).__name__] += 1
+        if isinstance(message, Enqueue | Produce) and error.retriable:
+            self.answer(call, error, 0)
+        else:
+            self.answer(call, error)
+
+    # ---- Outputs
+
+    def _leave(self, answer: Answer) -> None:
+        """What the answer says is durable: read what it carries, and send it."""
+        call, reading = answer.call, answer.reading
+        connection = call.connection
+        if answer.spent:
+            connection.published -= answer.spent
+            self._published -= answer.spent
+        if connection is None or connection.closed:
+            if reading is not None and reading.lost is not None:
+                reading.lost()
+            return
+        message = answer.message if reading is None else self._read(answer, reading)
+        if message is None:
+            return
+        connection.requests -= bool(call.correlation)
+        if call.correlation or call.verb is DELIVER:
+            self._outputs.append(Send(connection, call.verb, call.correlation, message))
+
+    def _read(self, answer: Answer, reading: Reading) -> Any:
+        """The message with its bytes; None while they are loaded, or if it is not wanted any more."""
+        if reading.loading:
+            return None
+        loads = cold_extents(reading, self.engine.reads)
+        if loads:
+            reading.loading = len(loads)
+            for load in loads:
+                self._load(load, answer, reading)
+            return None
+        try:
+            message = materialize(reading, self.engine.reads)
+        except Corrupt as error:
+            return error if answer.call.correlation else None
+        if reading.started is not None and not reading.started(self._now):
+            assert reading.lost is not None
+            reading.lost()
+            return None
+        return message
+
+    def _load(self, load: Load, answer: Answer, reading: Reading) -> None:
+        def got(result: object) -> None:
+            reading.loaded[Extent(*load)] = result if isinstance(result, bytes) else b""
+            reading.loading -= 1
+            if not reading.loading:
+                self.engine.wait(0, answer)
+
+        self.engine.load(load, got)
+
+    def _gone(self, gone: Queue | Topic) -> None:
+        """A queue or topic was deleted: whoever waits there is told."""
+        if isinstance(gone, Queue):
+            self._alarms.set(gone, None)
+            missing = NotFound(f"queue {gone.name!r} was deleted")
+            for taker in list(gone.handout):
+                gone.handout.remove(taker)
+                self._tell(taker, missing)
+            return
+        missing = NotFound(f"topic {gone.name!r} was deleted")
+        for partition in gone.partitions:
+            self._alarms.set(partition, None)
+            for parked in partition.all_parked():
+                parked.call.connection.waits.pop(parked.call.correlation, None)
+                self.answer(parked.call, missing)
+
+    def _tell(self, taker: Any, missing: NotFound) -> None:
+        call = getattr(taker, "call", None)
+        if call is not None:
+            call.connection.waits.pop(call.correlation, None)
+            self.answer(call, missing)
+            return
+        taker.session.subscriptions.pop(taker.number, None)
+        if taker.connection is not None:
+            ended = Call(taker.connection, DELIVER, 0, self._now)
+            self.engine.wait(self.engine.journal.end, Answer(ended, Deliver(taker.number, 0, b"")))

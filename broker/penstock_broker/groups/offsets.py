@@ -1,0 +1,78 @@
+"""A consumer group's committed offsets: per partition the next offset to read."""
+
+from struct import Struct
+from typing import NamedTuple
+
+from penstock_broker.storage import entries
+from penstock_broker.storage.entries import At, Kind, Part
+
+KIND = 5
+"""Its kind in a checkpoint."""
+ROW = Struct("<16sQQH")  # log, offset, time, metadata bytes that follow
+UUID_BYTES = 16
+
+
+class Committed(NamedTuple):
+    """What a group stored for one partition: the next offset to read, a text, and when (wall ms)."""
+
+    offset: int
+    metadata: str
+    time: int
+
+
+class Group:
+    """One consumer group."""
+
+    kind = KIND
+
+    def __init__(self, uuid: bytes, name: str) -> None:
+        self.uuid = uuid
+        self.name = name
+        self.changed_at = 0
+        self.offsets: dict[bytes, Committed] = {}
+        """Log uuid → committed."""
+
+    def commit_part(self, offsets: list[tuple[bytes, int, str]]) -> Part:
+        """The OFFSETS of (log, offset, metadata) rows."""
+        rows = []
+        for log, offset, metadata in offsets:
+            text = metadata.encode()
+            rows.append(entries.OFFSET.pack(log, offset, len(text)) + text)
+        return Part(self.uuid, Kind.OFFSETS, 0, len(offsets), 0, b"".join(rows))
+
+    def forget_part(self, logs: list[bytes]) -> Part:
+        """The FORGET of logs that are gone."""
+        return Part(self.uuid, Kind.FORGET, 0, len(logs), 0, b"".join(logs))
+
+    def apply(self, part: Part, at: At) -> None:
+        """One part addressed to this group."""
+        if part.kind == Kind.OFFSETS:
+            where = 0
+            while where < len(part.detail):
+                log, offset, size = entries.OFFSET.unpack_from(part.detail, where)
+                where += entries.OFFSET.size
+                text = part.detail[where : where + size].decode()
+                self.offsets[log] = Committed(offset, text, at.time)
+                where += size
+        else:
+            assert part.kind == Kind.FORGET, f"a group knows no part of kind {part.kind}"
+            for where in range(0, len(part.detail), UUID_BYTES):
+                self.offsets.pop(part.detail[where : where + UUID_BYTES], None)
+        self.changed_at = at.position
+
+    def snapshot(self) -> bytes:
+        """Everything, as bytes."""
+        rows = []
+        for log, (offset, metadata, time) in self.offsets.items():
+            text = metadata.encode()
+            rows.append(ROW.pack(log, offset, time, len(text)) + text)
+        return b"".join(rows)
+
+    def restore(self, data: memoryview) -> None:
+        """The inverse of `snapshot`."""
+        where = 0
+        while where < len(data):
+            log, offset, time, size = ROW.unpack_from(data, where)
+            where += ROW.size
+            self.offsets[log] = Committed(offset, bytes(data[where : where + size]).decode(), time)
+            where += size

@@ -1,0 +1,208 @@
+"""Creating, changing, describing and deleting queues and topics."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from penstock_broker.catalogue import Item, check_name, part_for
+from penstock_broker.handlers.queues import check_between
+from penstock_broker.queues.policy import DEAD_SUFFIX, policy_for
+from penstock_broker.queues.queue import Queue
+from penstock_broker.queues.states import State
+from penstock_broker.storage.entries import Kind, Part
+from penstock_broker.topics import topic as topics
+from penstock_broker.topics.topic import Topic
+from penstock_protocol import limits
+from penstock_protocol.errors import Conflict, Invalid
+from penstock_protocol.messages import queues as q
+from penstock_protocol.messages import topics as t
+from penstock_protocol.messages.schema import pack_document
+from penstock_protocol.messages.session import Document, Done
+
+if TYPE_CHECKING:
+    from penstock_broker.answers import Call
+    from penstock_broker.clock import Now
+    from penstock_broker.core import Core
+
+IF_EXISTS = ("check", "alter", "keep")
+
+
+def _check_if_exists(value: str) -> None:
+    if value not in IF_EXISTS:
+        raise Invalid(f"if_exists={value!r} is not allowed", hint=f"allowed: {', '.join(IF_EXISTS)}")
+
+
+def _check_same(what: str, has: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises `Conflict` naming each setting that was passed and differs."""
+    other = {name: value for name, value in wanted.items() if has[name] != value}
+    if other:
+        text = ", ".join(f"{name} is {has[name]!r}, not {value!r}" for name, value in other.items())
+        raise Conflict(f"{what} exists with other settings: {text}")
+
+
+# ---- Queues
+
+
+def create_queue(core: "Core", call: "Call", request: q.CreateQueue) -> None:
+    """Create a queue, or find it with the settings that were passed."""
+    _check_if_exists(request.if_exists)
+    name = request.name if request.name is not None else f"queue-{core.new_uuid().hex()[:16]}"
+    check_name(name, derived=name.endswith(DEAD_SUFFIX))
+    existing = core.registry.catalogue.get("queue", name)
+    if existing is None:
+        policy = policy_for(name, request.settings)
+        item = Item("queue", name, core.new_uuid(), policy.as_map(), ())
+        core.engine.append([part_for(Kind.CREATE, item)], wall=call.now.wall)
+    elif request.if_exists == "alter":
+        _alter_queue(core, name, request.settings, call.now)
+    elif request.if_exists == "check":
+        policy_for(name, request.settings, core.registry.queue(name).policy)
+        _check_same(f"queue {name!r}", existing.settings, request.settings)
+    _answer_queue(core, call, name, created=existing is None)
+
+
+def alter_queue(core: "Core", call: "Call", request: q.AlterQueue) -> None:
+    """Change settings of a queue; they count from now on."""
+    core.registry.queue(request.name)
+    _alter_queue(core, request.name, request.settings, call.now)
+    _answer_queue(core, call, request.name)
+
+
+def _alter_queue(core: "Core", name: str, settings: Mapping[str, Any], now: "Now") -> None:
+    queue = core.registry.queue(name)
+    policy = policy_for(name, settings, queue.policy)
+    if policy != queue.policy:
+        item = Item("queue", name, queue.uuid, policy.as_map(), ())
+        core.engine.append([part_for(Kind.ALTER, item)], wall=now.wall)
+    core.deliveries.touch(queue)
+
+
+def delete_queue(core: "Core", call: "Call", request: q.DeleteQueue) -> None:
+    """Delete a queue with its messages; who waits there is told."""
+    core.registry.queue(request.name)
+    item = core.registry.catalogue.get("queue", request.name)
+    assert item is not None
+    core.engine.append([part_for(Kind.DELETE, item)], wall=call.now.wall)
+    core.answer(call, Done())
+
+
+def list_queues(core: "Core", call: "Call", request: q.ListQueues) -> None:
+    """Descriptions of queues, a page at a time."""
+    check_between("limit", request.limit, 1, limits.LISTING_MAX)
+    items, more = core.registry.catalogue.page("queue", request.prefix, request.after, request.limit)
+    found = [_queue(core.registry.queues[item.name], call.now) for item in items]
+    core.answer(call, Document(pack_document({"items": found, "more": more})))
+
+
+def describe_queue(core: "Core", call: "Call", request: q.DescribeQueue) -> None:
+    """Settings, uuid and counts of a queue."""
+    core.registry.queue(request.name)
+    _answer_queue(core, call, request.name)
+
+
+def _answer_queue(core: "Core", call: "Call", name: str, *, created: bool = False) -> None:
+    core.answer(call, Document(pack_document(_queue(core.registry.queues[name], call.now, created=created))))
+
+
+def _queue(queue: Queue, now: "Now", *, created: bool = False) -> dict[str, Any]:
+    oldest = min(queue.oldest_times().values(), default=None)
+    stats = {
+        "ready": queue.ready,
+        "delayed": queue.count(State.DELAYED),
+        "in_flight": queue.count(State.IN_FLIGHT),
+        "waiting": queue.count(State.WAITING),
+        "settled_total": queue.count(State.SETTLED),
+        "oldest_age": None if oldest is None else max(0, now.wall - oldest) / 1000,
+        "bytes": queue.log.bytes,
+    }
+    settings = queue.policy.as_map()
+    return {"name": queue.name, "uuid": queue.uuid, "created": created, "settings": settings, "stats": stats}
+
+
+# ---- Topics
+
+
+def create_topic(core: "Core", call: "Call", request: t.CreateTopic) -> None:
+    """Create a topic, or find it with the settings that were passed."""
+    _check_if_exists(request.if_exists)
+    check_name(request.name)
+    given = topics.checked(request.settings)
+    existing = core.registry.catalogue.get("topic", request.name)
+    if existing is None:
+        settings = {**topics.DEFAULTS, **given}
+        logs = tuple(core.new_uuid() for _ in range(settings["partitions"]))
+        item = Item("topic", request.name, core.new_uuid(), settings, logs)
+        core.engine.append([part_for(Kind.CREATE, item)], wall=call.now.wall)
+    elif request.if_exists == "alter":
+        _alter_topic(core, request.name, given)
+    elif request.if_exists == "check":
+        _check_same(f"topic {request.name!r}", existing.settings, given)
+    _answer_topic(core, call, request.name, created=existing is None)
+
+
+def alter_topic(core: "Core", call: "Call", request: t.AlterTopic) -> None:
+    """Change settings of a topic."""
+    core.registry.topic(request.name)
+    _alter_topic(core, request.name, topics.checked(request.settings))
+    _answer_topic(core, call, request.name)
+
+
+def _alter_topic(core: "Core", name: str, settings: Mapping[str, Any]) -> None:
+    topic = core.registry.topic(name)
+    wanted = settings.get("partitions", len(topic.partitions))
+    if wanted != len(topic.partitions):
+        raise Invalid(
+            f"the number of partitions of {name!r} cannot be changed in this release",
+            hint=f"it is {len(topic.partitions)}; create another topic to have {wanted}",
+        )
+
+
+def delete_topic(core: "Core", call: "Call", request: t.DeleteTopic) -> None:
+    """Delete a topic with its records; groups forget their offsets on it in the same entry."""
+    topic = core.registry.topic(request.name)
+    item = core.registry.catalogue.get("topic", request.name)
+    assert item is not None
+    parts: list[Part] = []
+    for group in core.registry.groups.values():
+        logs = [partition.uuid for partition in topic.partitions if partition.uuid in group.offsets]
+        if logs:
+            parts.append(group.forget_part(logs))
+    core.engine.append([*parts, part_for(Kind.DELETE, item)], wall=call.now.wall)
+    core.answer(call, Done())
+
+
+def list_topics(core: "Core", call: "Call", request: t.ListTopics) -> None:
+    """Descriptions of topics, a page at a time."""
+    check_between("limit", request.limit, 1, limits.LISTING_MAX)
+    items, more = core.registry.catalogue.page("topic", request.prefix, request.after, request.limit)
+    found = [_topic(core.registry.topics[item.name]) for item in items]
+    core.answer(call, Document(pack_document({"items": found, "more": more})))
+
+
+def describe_topic(core: "Core", call: "Call", request: t.DescribeTopic) -> None:
+    """Settings, uuid, and start, end and bytes per partition."""
+    core.registry.topic(request.name)
+    _answer_topic(core, call, request.name)
+
+
+def _answer_topic(core: "Core", call: "Call", name: str, *, created: bool = False) -> None:
+    core.answer(call, Document(pack_document(_topic(core.registry.topics[name], created=created))))
+
+
+def _topic(topic: Topic, *, created: bool = False) -> dict[str, Any]:
+    partitions = [
+        {
+            "partition": partition.number,
+            "uuid": partition.uuid,
+            "start": partition.log.start,
+            "end": partition.log.end,
+            "bytes": partition.log.bytes,
+        }
+        for partition in topic.partitions
+    ]
+    return {
+        "name": topic.name,
+        "uuid": topic.uuid,
+        "created": created,
+        "settings": topic.settings,
+        "partitions": partitions,
+    }

@@ -1,0 +1,218 @@
+"""The queue verbs."""
+
+from typing import TYPE_CHECKING
+
+from penstock_broker.answers import Reading, Run
+from penstock_broker.queues.handout import Subscription, Waiter
+from penstock_broker.queues.queue import Queue, Settled
+from penstock_broker.queues.states import State
+from penstock_protocol import limits
+from penstock_protocol.errors import Invalid
+from penstock_protocol.frame import Buffer
+from penstock_protocol.messages import queues as q
+from penstock_protocol.messages.schema import pack_document
+from penstock_protocol.messages.session import Document, Done
+from penstock_protocol.slices import Range, decode_ranges, encode_ranges
+
+if TYPE_CHECKING:
+    from penstock_broker.answers import Call
+    from penstock_broker.core import Core
+
+STATES = {
+    "ready": State.READY,
+    "delayed": State.DELAYED,
+    "in_flight": State.IN_FLIGHT,
+    "waiting": State.WAITING,
+}
+TOKEN_BYTES = 8
+
+
+def check_between(name: str, value: int, low: int, high: int) -> None:
+    """Raises `Invalid` naming value and range."""
+    if not low <= value <= high:
+        raise Invalid(f"{name}={value} is not allowed", hint=f"allowed: {low:,} to {high:,}")
+
+
+def enqueue(core: "Core", call: "Call", request: q.Enqueue) -> None:
+    """Append a batch, answered when it is durable."""
+    core.publish(call, core.registry.queue(request.queue), 0, request.payload)
+
+
+def receive(core: "Core", call: "Call", request: q.Receive) -> None:
+    """Wait for messages under bearer leases."""
+    check_between("messages", request.messages, 1, limits.RECEIVE_MESSAGES_MAX)
+    check_between("wait", request.wait, 0, limits.WAIT_MS_MAX)
+    _check_delivery(request.visibility, settle=request.settle)
+    queue = core.registry.queue(request.queue)
+    deadline = call.now.mono + request.wait
+    waiter = Waiter(call, call.connection, request.messages, request.visibility, deadline)
+    call.connection.waits[call.correlation] = queue, waiter
+    queue.wait(waiter)
+    core.deliveries.touch(queue)
+
+
+def _check_delivery(visibility: int | None, *, settle: bool) -> None:
+    if visibility is not None:
+        check_between("visibility", visibility, 1, limits.VISIBILITY_MS_MAX)
+    if settle:
+        raise Invalid("settle=True is not available in this release", hint="ack what you receive")
+
+
+def _ranges(payload: memoryview) -> list[Range]:
+    ranges = decode_ranges(payload)
+    if not ranges:
+        raise Invalid("a settle names at least one range")
+    return ranges
+
+
+def _answer_settled(core: "Core", call: "Call", messages: int, stale: list[Range]) -> None:
+    if stale:
+        core.stale_settles += sum(item.messages for item in stale)
+    core.answer(call, q.Settled(messages, encode_ranges(stale)))
+
+
+def ack(core: "Core", call: "Call", request: q.Ack) -> None:
+    """Settle as done."""
+    queue = core.registry.queue(request.queue)
+    runs, stale = queue.claim(_ranges(request.payload))
+    if runs:
+        core.engine.append([queue.settle_part(runs, Settled.ACKED)], wall=call.now.wall)
+        core.deliveries.arm(queue, call.now)
+    _answer_settled(core, call, sum(messages for _, messages in runs), stale)
+
+
+def nack(core: "Core", call: "Call", request: q.Nack) -> None:
+    """Return after a delay, release, or dead-letter."""
+    queue = core.registry.queue(request.queue)
+    ranges = _ranges(request.payload)
+    check_between("outcome", request.outcome, 0, max(q.Outcome))
+    if request.delay is not None:
+        check_between("delay", request.delay, 0, limits.DELAY_MS_MAX)
+    if request.reason is not None and len(request.reason.encode()) > limits.REASON_BYTES_MAX:
+        raise Invalid(f"a reason takes at most {limits.REASON_BYTES_MAX:,} bytes")
+    outcome = q.Outcome(request.outcome)
+    if outcome is q.Outcome.DEAD_LETTER and queue.policy.dead_letter is None:
+        raise Invalid(
+            f"queue {queue.name!r} has no dead-letter queue",
+            hint="ack the message, or create the queue with dead_letter=",
+        )
+    runs, stale = queue.claim(ranges)
+    messages = sum(count for _, count in runs)
+
+    def done() -> None:
+        _answer_settled(core, call, messages, stale)
+
+    if outcome is q.Outcome.DEAD_LETTER:
+        core.burial.bury(queue, queue.rejected(runs, "rejected"), call.now, done)
+        core.deliveries.touch(queue)
+        return
+    if outcome is q.Outcome.RETRY and runs:
+        queue.counters["nacked"] += messages
+        core.deliveries.failed(queue, runs, request.delay, call.now)
+    elif runs:
+        core.deliveries.release(queue, runs, call.now)
+    done()
+
+
+def extend(core: "Core", call: "Call", request: q.Extend) -> None:
+    """Let leases end later, counted from now."""
+    check_between("extend", request.extend, 0, limits.VISIBILITY_MS_MAX)
+    queue = core.registry.queue(request.queue)
+    deadline = call.now.mono + request.extend
+    extended = 0
+    stale = []
+    for item in _ranges(request.payload):
+        leased = queue.leases.extend(item.token, item.first, item.messages, deadline)
+        extended += leased
+        if leased < item.messages:
+            stale.append(item)
+    core.deliveries.arm(queue, call.now)
+    _answer_settled(core, call, extended, stale)
+
+
+def consume(core: "Core", call: "Call", request: q.Consume) -> None:
+    """Begin push delivery; leases of an earlier life of the subscription are kept if they are named."""
+    check_between("credit", request.credit, 0, limits.PREFETCH_MESSAGES_MAX)
+    _check_delivery(request.visibility, settle=request.settle)
+    if request.priority:
+        raise Invalid("consumer priority is not available in this release", hint="leave priority=0")
+    if len(request.payload) % TOKEN_BYTES:
+        raise Invalid("held tokens are 8 bytes each")
+    queue = core.registry.queue(request.queue)
+    session = call.connection.session
+    assert session is not None, "the link lets nothing pass before HELLO"
+    if request.subscription in session.subscriptions:
+        raise Invalid(f"subscription {request.subscription} is in use", hint="choose another number")
+    if len(session.subscriptions) >= limits.SUBSCRIPTIONS_MAX:
+        raise Invalid(f"a session has at most {limits.SUBSCRIPTIONS_MAX:,} subscriptions")
+    held = {
+        int.from_bytes(request.payload[at : at + TOKEN_BYTES], "little")
+        for at in range(0, len(request.payload), TOKEN_BYTES)
+    }
+    core.deliveries.release_held(session, queue, request.subscription, held, call.now)
+    subscription = Subscription(session, request.subscription, queue, request.credit, request.visibility)
+    session.subscriptions[request.subscription] = subscription
+    session.queues.add(queue)
+    queue.handout.add(subscription)
+    core.deliveries.touch(queue)
+    core.answer(call, Done())
+
+
+def credit(core: "Core", call: "Call", request: q.Credit) -> None:
+    """More may be delivered to a subscription. One that ended meanwhile needs none."""
+    session = call.connection.session
+    subscription = session.subscriptions.get(request.subscription) if session else None
+    if subscription is not None:
+        subscription.credit = min(subscription.credit + request.messages, limits.PREFETCH_MESSAGES_MAX)
+        core.deliveries.touch(subscription.queue)
+
+
+def stop(core: "Core", call: "Call", request: q.Stop) -> None:
+    """End push delivery; nothing comes behind the reply."""
+    session = call.connection.session
+    subscription = session.subscriptions.pop(request.subscription, None) if session else None
+    if subscription is not None:
+        subscription.queue.handout.remove(subscription)
+    core.answer(call, Done(), 0)
+
+
+def purge(core: "Core", call: "Call", request: q.Purge) -> None:
+    """Settle all that is not in flight."""
+    queue = core.registry.queue(request.queue)
+    runs = queue.unsettled_ranges()
+    if runs:
+        core.engine.append([queue.settle_part(runs, Settled.PURGED)], wall=call.now.wall)
+    purged = sum(messages for _, messages in runs)
+    core.answer(call, Document(pack_document({"purged": purged})))
+
+
+def peek(core: "Core", call: "Call", request: q.Peek) -> None:
+    """Look, without a lease."""
+    check_between("limit", request.limit, 1, limits.RECEIVE_MESSAGES_MAX)
+    if request.state not in STATES:
+        raise Invalid(f"state={request.state!r} is not allowed", hint=f"allowed: {', '.join(STATES)}")
+    queue = core.registry.queue(request.queue)
+    runs = _peeked(queue, STATES[request.state], request.limit)
+    if not runs:
+        core.answer(call, q.Delivery(0, b""))
+        return
+
+    def finish(slices: int, payload: tuple[Buffer, ...]) -> q.Delivery:
+        return q.Delivery(slices, payload)
+
+    core.answer_reading(call, Reading(queue.log, 0, runs, finish))
+
+
+def _peeked(queue: Queue, state: State, limit: int) -> list[Run]:
+    runs = []
+    size = limits.DELIVERY_BYTES_MAX
+    for first, messages, history in queue.ranges(state, limit):
+        fits, used = queue.log.fit(first, messages, size)
+        if used > size and runs:
+            break
+        deliveries = history.deliveries if state is not State.READY or history.failures else 0
+        runs.append(Run(first, fits, 0, 0, history.failures + 1, deliveries))
+        size -= used
+        if fits < messages or size <= 0:
+            break
+    return runs

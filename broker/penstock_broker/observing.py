@@ -1,0 +1,73 @@
+"""Gathers what can be observed of a node, when somebody asks."""
+
+from typing import TYPE_CHECKING
+
+from penstock_broker.clock import Now
+from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts
+from penstock_broker.handlers.groups import lag
+from penstock_broker.queues.queue import Queue, Settled
+from penstock_broker.queues.states import State
+
+if TYPE_CHECKING:
+    from penstock_broker.core import Core
+
+
+def observe(core: "Core", now: Now) -> NodeFacts:
+    """All facts of a node."""
+    registry, engine = core.registry, core.engine
+    partitions = [
+        PartitionFacts(topic.name, p.number, p.log.start, p.log.end, p.log.bytes)
+        for topic in registry.topics.values()
+        for p in topic.partitions
+    ]
+    groups = [
+        GroupFacts(
+            group.name,
+            row["topic"],
+            row["partition"],
+            row["current"],
+            row["end"],
+            row["lag"],
+            row["lag_seconds"],
+        )
+        for group in registry.groups.values()
+        for row in lag(core, group, now)
+    ]
+    return NodeFacts(
+        [_queue(queue, now) for queue in registry.queues.values()],
+        partitions,
+        groups,
+        len(core.presence.connections),
+        len(core.presence.sessions),
+        core.payload_bytes,
+        engine.disk_written,
+        engine.journal.bytes,
+        engine.space.free,
+        engine.disk_full,
+        0.0,
+        engine.journal.boot,
+    )
+
+
+def _queue(queue: Queue, now: Now) -> QueueFacts:
+    counters = queue.counters
+    ages = {state: max(0, now.wall - time) / 1000 for state, time in queue.oldest_times().items()}
+    return QueueFacts(
+        queue.name,
+        queue.ready,
+        queue.count(State.DELAYED),
+        queue.count(State.IN_FLIGHT),
+        queue.count(State.WAITING),
+        queue.log.bytes,
+        queue.count(State.SETTLED),
+        ages,
+        len(queue.handout),
+        counters["enqueued"],
+        counters["delivered"],
+        counters["redelivered"],
+        counters[Settled.ACKED.name],
+        counters["nacked"],
+        counters["lease_expired"],
+        dict(queue.dead_reasons),
+        dict(queue.refused),
+    )

@@ -1,0 +1,88 @@
+"""Which batches of which producers a log holds already: retries cannot duplicate.
+
+Sequences count batches per (producer id, log). The last 32 outcomes are remembered with the log's state,
+so they survive a restart exactly as the messages do. Looked up before any other check.
+"""
+
+from collections import OrderedDict, deque
+from struct import Struct
+from typing import NamedTuple
+
+from penstock_protocol.errors import SequenceGap, Stale
+from penstock_protocol.limits import SEQUENCES_IN_FLIGHT_MAX
+
+PRODUCERS_MAX = 1_000
+"""Per log; the one that was silent longest is forgotten, and must begin anew with another id."""
+SNAPSHOT = Struct("<QII")  # producer_id, next sequence, outcomes
+OUTCOME = Struct("<QIQ")  # first, messages, time
+
+
+class Outcome(NamedTuple):
+    """Where a batch was appended, and when (ms)."""
+
+    first: int
+    messages: int
+    time: int
+
+
+class Producers:
+    """The producers of one log."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, tuple[int, deque[Outcome]]] = OrderedDict()
+        """Producer id → next sequence, outcomes of the ones before it; longest silent first."""
+
+    def check(self, producer_id: int, sequence: int) -> Outcome | None:
+        """The outcome of a batch that is here already; None if it is the next one.
+
+        Raises `SequenceGap` if one before it is missing and `Stale` if it is older than what is
+        remembered.
+        """
+        known = self._known.get(producer_id)
+        if known is None:
+            if sequence:
+                raise SequenceGap(f"batch {sequence} of an unknown producer", detail={"expected": 0})
+            return None
+        expected, outcomes = known
+        if sequence > expected:
+            raise SequenceGap(f"batch {sequence} came before batch {expected}", detail={"expected": expected})
+        if sequence == expected:
+            return None
+        back = expected - sequence
+        if back > len(outcomes):
+            raise Stale(
+                f"batch {sequence} is older than the last {SEQUENCES_IN_FLIGHT_MAX} of its producer",
+                hint="use a new producer id",
+            )
+        return outcomes[-back]
+
+    def appended(self, producer_id: int, sequence: int, outcome: Outcome) -> None:
+        """The batch was appended."""
+        _, outcomes = self._known.get(producer_id, (0, deque[Outcome](maxlen=SEQUENCES_IN_FLIGHT_MAX)))
+        outcomes.append(outcome)
+        self._known[producer_id] = sequence + 1, outcomes
+        self._known.move_to_end(producer_id)
+        if len(self._known) > PRODUCERS_MAX:
+            self._known.popitem(last=False)
+
+    def snapshot(self) -> bytes:
+        """Everything, as bytes."""
+        out = [len(self._known).to_bytes(4, "little")]
+        for producer_id, (expected, outcomes) in self._known.items():
+            out.append(SNAPSHOT.pack(producer_id, expected, len(outcomes)))
+            out += [OUTCOME.pack(*outcome) for outcome in outcomes]
+        return b"".join(out)
+
+    def restore(self, data: memoryview) -> int:
+        """The inverse of `snapshot`; how many bytes were used."""
+        at = 4
+        for _ in range(int.from_bytes(data[:4], "little")):
+            producer_id, expected, count = SNAPSHOT.unpack_from(data, at)
+            at += SNAPSHOT.size
+            end = at + count * OUTCOME.size
+            outcomes = (Outcome._make(fields) for fields in OUTCOME.iter_unpack(data[at:end]))
+            self._known[producer_id] = expected, deque(outcomes, maxlen=SEQUENCES_IN_FLIGHT_MAX)
+            at = end
+        return at

@@ -1,0 +1,200 @@
+"""Leases: a consumer's timed right to a run of messages, in memory only.
+
+A lease is (token, first, messages, deadline, holder), with a mask once part of it was settled. Its token
+is one integer below 2^63 that only grows, across restarts too, so that a later hand-out of a message
+always carries a larger one: it fences, and a late settle is stale. A lease whose part was extended on
+its own is split under the same token.
+
+    token    generation of the log (7 bits, 0 until logs move between nodes) | boot (20) | count (36)
+"""
+
+import heapq
+from collections.abc import Iterator
+
+BOOT_SHIFT = 36
+BOOT_MAX = (1 << 20) - 1
+NEVER = 2**63
+
+
+class Tokens:
+    """Makes tokens, for all queues of a node."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def begin(self, boot: int) -> None:
+        """From now on tokens are of that life of the broker."""
+        assert boot <= BOOT_MAX, "a data directory can be started a million times"
+        self._next = boot << BOOT_SHIFT
+
+    def take(self) -> int:
+        """A token larger than every one before."""
+        self._next += 1
+        return self._next
+
+
+class Lease:
+    """One hand-out, or a split-off part of it."""
+
+    __slots__ = (
+        "alive",
+        "deadline",
+        "first",
+        "holder",
+        "mask",
+        "messages",
+        "subscription",
+        "token",
+        "visibility",
+    )
+
+    def __init__(
+        self,
+        token: int,
+        first: int,
+        messages: int,
+        visibility: int,
+        holder: object | None,
+        subscription: int,
+    ) -> None:
+        self.token = token
+        self.first = first
+        self.messages = messages
+        self.visibility = visibility
+        """ms, counted from the moment the delivery leaves the broker."""
+        self.holder = holder
+        """The session that holds it; None for a bearer lease and for the broker's own."""
+        self.subscription = subscription
+        self.deadline = NEVER
+        self.alive = messages
+        self.mask: bytearray | None = None
+        """1 per message that is still leased; None while all are."""
+
+    def runs(self, first: int, messages: int) -> Iterator[tuple[int, int]]:
+        """Runs still leased within a range of this lease."""
+        if self.mask is None:
+            yield first, messages
+            return
+        low, high = first - self.first, first - self.first + messages
+        while (begin := self.mask.find(1, low, high)) >= 0:
+            end = self.mask.find(0, begin, high)
+            end = high if end < 0 else end
+            yield self.first + begin, end - begin
+            low = end
+
+    def take(self, first: int, messages: int) -> None:
+        """That run is not leased any more."""
+        if self.mask is None:
+            self.mask = bytearray(b"\1") * self.messages
+        low = first - self.first
+        self.mask[low : low + messages] = bytes(messages)
+        self.alive -= messages
+
+    def split(self, first: int, messages: int) -> list["Lease"]:
+        """Up to three leases that together are this one: before the range, the range, behind it."""
+        parts = []
+        end = self.first + self.messages
+        for begin, size in ((self.first, first - self.first), (first, messages), (first + messages, end)):
+            size = size - begin if size == end else size
+            if size <= 0:
+                continue
+            part = Lease(self.token, begin, size, self.visibility, self.holder, self.subscription)
+            part.deadline = self.deadline
+            if self.mask is not None:
+                low = begin - self.first
+                part.mask = self.mask[low : low + size]
+                part.alive = part.mask.count(1)
+            if part.alive:
+                parts.append(part)
+        return parts
+
+
+class Leases:
+    """The leases of one queue, by token and by deadline."""
+
+    def __init__(self) -> None:
+        self._by_token: dict[int, list[Lease]] = {}
+        self._heap: list[tuple[int, int, int]] = []
+        """(deadline, token, first); entries that no longer fit their lease are skipped."""
+
+    def __bool__(self) -> bool:
+        return bool(self._by_token)
+
+    def __iter__(self) -> Iterator[Lease]:
+        for parts in list(self._by_token.values()):
+            yield from parts
+
+    def add(self, lease: Lease) -> None:
+        """A new hand-out. Its time does not run yet."""
+        self._by_token[lease.token] = [lease]
+
+    def start(self, lease: Lease, now: int) -> None:
+        """The delivery left the broker: from now on (mono ms) the lease lasts its visibility timeout."""
+        if any(lease is part for part in self._by_token.get(lease.token, ())):
+            lease.deadline = now + lease.visibility
+            heapq.heappush(self._heap, (lease.deadline, lease.token, lease.first))
+
+    def take(self, token: int, first: int, messages: int) -> list[tuple[int, int, Lease]]:
+        """End the lease of a range; the runs that were leased, each with its lease. What is missing from
+        the answer was stale."""
+        parts = self._by_token.get(token)
+        if parts is None:
+            return []
+        out = []
+        end = first + messages
+        for lease in list(parts):
+            low, high = max(first, lease.first), min(end, lease.first + lease.messages)
+            if low >= high:
+                continue
+            if lease.mask is None and high - low == lease.messages:
+                out.append((low, high - low, lease))
+                lease.alive = 0
+            else:
+                runs = list(lease.runs(low, high - low))
+                out += [(*run, lease) for run in runs]
+                for run in runs:
+                    lease.take(*run)
+            if not lease.alive:
+                parts.remove(lease)
+        if not parts:
+            del self._by_token[token]
+        return out
+
+    def extend(self, token: int, first: int, messages: int, deadline: int) -> int:
+        """Let a range end at `deadline` (mono ms); how many of its messages were leased."""
+        extended = 0
+        end = first + messages
+        kept: list[Lease] = []
+        for lease in self._by_token.get(token, ()):
+            low, high = max(first, lease.first), min(end, lease.first + lease.messages)
+            if low >= high:
+                kept.append(lease)
+                continue
+            parts = [lease] if high - low == lease.messages else lease.split(low, high - low)
+            for part in parts:
+                if low <= part.first < high:
+                    part.deadline = deadline
+                    extended += part.alive
+                    heapq.heappush(self._heap, (deadline, token, part.first))
+                else:
+                    heapq.heappush(self._heap, (part.deadline, token, part.first))
+            kept += parts
+        if kept:
+            self._by_token[token] = kept
+        return extended
+
+    def expired(self, now: int) -> list[Lease]:
+        """Leases whose time is over; the caller ends them with `take`."""
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            deadline, token, first = heapq.heappop(self._heap)
+            for lease in self._by_token.get(token, ()):
+                if lease.first == first and lease.deadline == deadline:
+                    due.append(lease)
+        return due
+
+    def next_deadline(self) -> int | None:
+        """Mono ms at which `expired` may have something."""
+        return self._heap[0][0] if self._heap else None

@@ -1,0 +1,472 @@
+"""A queue: messages, each handed to one consumer at a time until it is settled.
+
+Composed of a log (where bytes lie), states (where in its life each message is), leases (who has it) and
+producers (what is here already). Outcomes are applied from parts; hand-outs are memory only. The queue
+decides within itself; what concerns two queues (dead letters) it returns to whoever composes them.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from enum import IntEnum
+from random import Random
+from struct import Struct
+from typing import NamedTuple
+
+from penstock_broker.producers import Outcome, Producers
+from penstock_broker.queues.handout import Handout, Waiter
+from penstock_broker.queues.leases import Lease, Leases, Tokens
+from penstock_broker.queues.policy import Policy
+from penstock_broker.queues.states import Event, State, States
+from penstock_broker.storage import entries
+from penstock_broker.storage.entries import At, Kind, Part
+from penstock_broker.storage.log import Log
+from penstock_protocol.errors import QueueFull
+from penstock_protocol.slices import REDELIVERED, Range
+
+KIND = 3
+"""Its kind in a checkpoint."""
+SNAPSHOT = Struct("<QI")  # suspect_below, failed messages
+FAILED = Struct("<QIQ")  # offset, failures, due (0 = not delayed)
+
+
+class Settled(IntEnum):
+    """The outcome a message was settled with; flags of a SETTLE part."""
+
+    ACKED = 0
+    DEAD_LETTERED = 1
+    EXPIRED = 2
+    PURGED = 3
+
+
+class History(NamedTuple):
+    """What is known of a message that did not go the plain way."""
+
+    failures: int
+    deliveries: int
+
+
+class Grant(NamedTuple):
+    """Consecutive messages handed out under one lease, with the stamps they share."""
+
+    lease: Lease
+    first: int
+    messages: int
+    attempt: int
+    delivery: int
+    flags: int
+
+
+class Dead(NamedTuple):
+    """Messages that go to the dead-letter queue, and why (rejected, max_attempts, max_deliveries)."""
+
+    first: int
+    messages: int
+    reason: str
+    failures: int
+
+
+class Verdict(NamedTuple):
+    """What becomes of messages that came back: RETURN rows to journal, and dead letters."""
+
+    returned: list[tuple[int, int, int, int]]
+    """(first, messages, failures, due)."""
+    dead: list[Dead]
+
+
+class Queue:
+    """One queue."""
+
+    kind = KIND
+
+    def __init__(
+        self, uuid: bytes, name: str, policy: Policy, log: Log, tokens: Tokens, random: Random
+    ) -> None:
+        self.uuid = uuid
+        self.name = name
+        self.policy = policy
+        self.log = log
+        self.changed_at = 0
+        self.states = States()
+        self.leases = Leases()
+        self.handout = Handout()
+        self.producers = Producers()
+        self.suspect_below = 0
+        """Offsets below may have been delivered in an earlier life: they are flagged as redelivered."""
+        self._tokens = tokens
+        self._random = random
+        self._history: dict[int, History] = {}
+        self._due: dict[int, int] = {}
+        """Offset of a DELAYED message → wall ms."""
+        self._due_heap: list[tuple[int, int]] = []
+        self._waits: list[tuple[int, int, Waiter]] = []
+        self.counters: Counter[str] = Counter()
+        self.dead_reasons: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+
+    # ---- Folding
+
+    def apply(self, part: Part, at: At) -> None:
+        """One part addressed to this queue."""
+        kind = part.kind
+        if kind == Kind.APPEND:
+            self._appended(part, at)
+        elif kind == Kind.SETTLE:
+            self._settled(part)
+        elif kind == Kind.RETURN:
+            self._returned(part)
+        elif kind == Kind.ARCHIVED:
+            self.log.archived(part)
+        elif kind == Kind.HANDED_OUT:
+            self.suspect_below = max(self.suspect_below, part.base)
+        else:
+            assert kind == Kind.BOOT, f"a queue knows no part of kind {kind}"
+            if not part.flags:
+                self.suspect_below = self.log.end
+        self.changed_at = at.position
+
+    def _appended(self, part: Part, at: At) -> None:
+        self.log.appended(part, at)
+        if part.flags & entries.PRODUCER_FLAG:
+            producer_id, sequence = entries.PRODUCER.unpack_from(part.detail)
+            self.producers.appended(producer_id, sequence, Outcome(part.base, part.messages, at.time))
+        self.counters["enqueued"] += part.messages
+
+    def _settled(self, part: Part) -> None:
+        for first, messages in entries.settle_ranges(part):
+            self.states.move(first, messages, Event.SETTLE)
+            if self._history:
+                self._forget(first, messages)
+            self.counters[Settled(part.flags).name] += messages
+        if self.log.start < self.states.head:
+            self.log.trim(self.states.head)
+
+    def _forget(self, first: int, messages: int) -> None:
+        known = self._history
+        offsets: Iterable[int] = range(first, first + messages)
+        if len(known) < messages:
+            offsets = [offset for offset in known if first <= offset < first + messages]
+        for offset in offsets:
+            known.pop(offset, None)
+            self._due.pop(offset, None)
+
+    def _returned(self, part: Part) -> None:
+        for first, messages, failures, waiting, due in entries.RETURN.iter_unpack(part.detail):
+            self.states.move(first, messages, Event.PARK if waiting else Event.DELAY)
+            for offset in range(first, first + messages):
+                before = self._history.get(offset)
+                deliveries = max(failures, before.deliveries if before else 1)
+                self._history[offset] = History(failures, deliveries)
+                if waiting:
+                    self._due.pop(offset, None)
+                else:
+                    self._due[offset] = due
+                    heapq.heappush(self._due_heap, (due, offset))
+
+    # ---- Publishing
+
+    def check_room(self, messages: int, size: int) -> None:
+        """Raises `QueueFull` if the queue may not take that much more."""
+        policy = self.policy
+        if policy.max_messages is not None and self.messages + messages > policy.max_messages:
+            self.refused["QueueFull"] += messages
+            raise QueueFull(
+                f"queue {self.name!r} holds {self.messages:,} of {policy.max_messages:,} messages"
+            )
+        if policy.max_bytes is not None and self.log.bytes + size > policy.max_bytes:
+            self.refused["QueueFull"] += messages
+            raise QueueFull(
+                f"queue {self.name!r} holds {self.log.bytes:,} of {policy.max_bytes:,} bytes",
+                hint=f"add workers, or raise it: `penstock queue alter {self.name} --max-bytes N`",
+            )
+
+    # ---- Handing out
+
+    @property
+    def ready(self) -> int:
+        """Messages that can be handed out."""
+        counts = self.states.counts
+        return counts[State.READY] + counts[State.SPECIAL] + self.log.end - self.states.cursor
+
+    @property
+    def messages(self) -> int:
+        """Messages that are not settled."""
+        return self.log.end - self.states.counts[State.SETTLED]
+
+    def available(self) -> int:
+        """Messages that may be handed out now, within the limit in flight."""
+        return min(self.ready, self.policy.max_in_flight - self.states.counts[State.IN_FLIGHT])
+
+    def take(
+        self, limit: int, size: int, visibility: int | None, holder: object | None, subscription: int
+    ) -> list[Grant]:
+        """Hand out up to `limit` ready messages of about `size` bytes, in offset order. The leases begin
+        to run when `started` is told so."""
+        grants: list[Grant] = []
+        while limit > 0 and (size > 0 or not grants):
+            run = self._next_run(limit)
+            if run is None:
+                break
+            first, messages, attempt, delivery, flags = run
+            messages, used = self.log.fit(first, messages, size)
+            self.states.move(first, messages, Event.HAND_OUT)
+            if delivery > 1:
+                for offset in range(first, first + messages):
+                    self._history[offset] = History(attempt - 1, delivery)
+            token = self._tokens.take()
+            lease = Lease(
+                token, first, messages, visibility or self.policy.visibility_timeout, holder, subscription
+            )
+            self.leases.add(lease)
+            grants.append(Grant(lease, first, messages, attempt, delivery, flags))
+            limit -= messages
+            size -= used
+            self.counters["delivered"] += messages
+            if flags:
+                self.counters["redelivered"] += messages
+        return grants
+
+    def _next_run(self, limit: int) -> tuple[int, int, int, int, int] | None:
+        """The next messages to go that share all stamps: first, messages, attempt, delivery, flags."""
+        states = self.states
+        first, messages = states.next_ready(self.log.end, limit)
+        special = states.next_special() if states.counts[State.SPECIAL] else None
+        if special is not None and (special < first or not messages):
+            history = self._history[special]
+            length = 1
+            while (
+                length < limit
+                and self._history.get(special + length) == history
+                and states.state(special + length) == State.SPECIAL
+            ):
+                length += 1
+            return special, length, history.failures + 1, history.deliveries + 1, REDELIVERED
+        if not messages:
+            return None
+        if first >= self.suspect_below:
+            return first, messages, 1, 1, 0
+        return first, min(messages, self.suspect_below - first), 1, 1, REDELIVERED
+
+    def started(self, lease: Lease, mono: int) -> None:
+        """The delivery leaves the broker: its lease begins to run."""
+        self.leases.start(lease, mono)
+
+    def undo(self, lease: Lease) -> None:
+        """The delivery never left the broker: its messages are as if it had not been."""
+        for first, messages, _ in self.leases.take(lease.token, lease.first, lease.messages):
+            for offset in range(first, first + messages) if self._history else ():
+                known = self._history.get(offset)
+                if known is not None:
+                    self._history[offset] = History(known.failures, known.deliveries - 1)
+            plain = first not in self._history
+            self.states.move(first, messages, Event.UNDO if plain else Event.RELEASE)
+            self.counters["delivered"] -= messages
+
+    # ---- Settling
+
+    def claim(self, ranges: Sequence[Range]) -> tuple[list[tuple[int, int]], list[Range]]:
+        """End the leases of the ranges: the runs that were leased, merged, and the ranges that were stale."""
+        runs: list[tuple[int, int]] = []
+        stale: list[Range] = []
+        for item in ranges:
+            taken = self.leases.take(item.token, item.first, item.messages) if not item.partition else []
+            at = item.first
+            for first, messages, _ in taken:
+                if at < first:
+                    stale.append(Range(item.token, at, item.partition, first - at))
+                at = first + messages
+                if runs and sum(runs[-1]) == first:
+                    runs[-1] = runs[-1][0], runs[-1][1] + messages
+                else:
+                    runs.append((first, messages))
+            if at < item.first + item.messages:
+                stale.append(Range(item.token, at, item.partition, item.first + item.messages - at))
+        return runs, stale
+
+    def settle_part(self, runs: Sequence[tuple[int, int]], outcome: Settled) -> Part:
+        """The SETTLE of runs that were claimed."""
+        (first, messages), *more = runs
+        return Part(self.uuid, Kind.SETTLE, first, messages, outcome, entries.encode_ranges(more))
+
+    def return_part(self, rows: Sequence[tuple[int, int, int, int]], *, waiting: bool = False) -> Part:
+        """The RETURN of (first, messages, failures, due) rows."""
+        detail = b"".join([entries.RETURN.pack(*row[:3], int(waiting), row[3]) for row in rows])
+        return Part(self.uuid, Kind.RETURN, rows[0][0], sum(row[1] for row in rows), 0, detail)
+
+    def failed(self, runs: Sequence[tuple[int, int]], delay: int | None, wall: int) -> Verdict:
+        """Judge messages that failed: back after `delay` ms (None: the retry curve), or dead."""
+        policy = self.policy
+        verdict = Verdict([], [])
+        for first, messages, history in self._by_history(runs):
+            failures = history.failures + 1
+            if policy.max_attempts is not None and failures >= policy.max_attempts:
+                verdict.dead.append(Dead(first, messages, "max_attempts", failures))
+            elif policy.max_deliveries is not None and history.deliveries >= policy.max_deliveries:
+                verdict.dead.append(Dead(first, messages, "max_deliveries", failures))
+            else:
+                wait = policy.delay(failures, self._random) if delay is None else delay
+                verdict.returned.append((first, messages, failures, wall + wait))
+        return verdict
+
+    def release(self, runs: Sequence[tuple[int, int]]) -> list[Dead]:
+        """Messages that were not tried are ready again at once; those delivered too often are dead."""
+        limit = self.policy.max_deliveries
+        dead = []
+        for first, messages, history in self._by_history(runs):
+            if limit is not None and history.deliveries >= limit:
+                dead.append(Dead(first, messages, "max_deliveries", history.failures))
+                continue
+            for offset in range(first, first + messages):
+                self._history[offset] = history
+            self.states.move(first, messages, Event.RELEASE)
+        return dead
+
+    def rejected(self, runs: Sequence[tuple[int, int]], reason: str) -> list[Dead]:
+        """Messages that a consumer wants dead-lettered at once."""
+        return [Dead(first, n, reason, history.failures) for first, n, history in self._by_history(runs)]
+
+    def _by_history(self, runs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, History]]:
+        """Runs cut where the history of neighbours differs."""
+        plain = History(0, 1)
+        for first, messages in runs:
+            if not self._history:
+                yield first, messages, plain
+                continue
+            begin, before = first, self._history.get(first, plain)
+            for offset in range(first + 1, first + messages):
+                history = self._history.get(offset, plain)
+                if history != before:
+                    yield begin, offset - begin, before
+                    begin, before = offset, history
+            yield begin, first + messages - begin, before
+
+    # ---- Time
+
+    def wake(self, wall: int) -> bool:
+        """Delayed messages whose time has come are ready; True if there were any."""
+        woken = False
+        while self._due_heap and self._due_heap[0][0] <= wall:
+            due, offset = heapq.heappop(self._due_heap)
+            if self._due.get(offset) == due and self.states.state(offset) == State.DELAYED:
+                del self._due[offset]
+                self.states.move(offset, 1, Event.DUE)
+                woken = True
+        return woken
+
+    def expire(self, mono: int) -> list[tuple[int, int]]:
+        """Runs whose lease is over, their leases ended."""
+        runs = []
+        for lease in self.leases.expired(mono):
+            runs += [run[:2] for run in self.leases.take(lease.token, lease.first, lease.messages)]
+        self.counters["lease_expired"] += sum(messages for _, messages in runs)
+        return runs
+
+    def parked(self) -> list[tuple[int, int]]:
+        """Dead letters that wait for room; ready to be judged again."""
+        return list(self.states.ranges(State.WAITING, 1_000)) if self.states.counts[State.WAITING] else []
+
+    def wait(self, waiter: Waiter) -> None:
+        """Park a RECEIVE until there is something, or its deadline."""
+        self.handout.add(waiter)
+        heapq.heappush(self._waits, (waiter.deadline, id(waiter), waiter))
+
+    def overdue(self, mono: int) -> list[Waiter]:
+        """Parked RECEIVEs whose wait is over; they wait no more."""
+        due = []
+        while self._waits and (self._waits[0][0] <= mono or self._waits[0][2].ended):
+            waiter = heapq.heappop(self._waits)[2]
+            if not waiter.ended:
+                self.handout.remove(waiter)
+                due.append(waiter)
+        return due
+
+    def next_deadline(self, mono: int, wall: int) -> int | None:
+        """Mono ms of the next thing that time brings about here."""
+        times = []
+        if self._waits:
+            times.append(self._waits[0][0])
+        if (lease := self.leases.next_deadline()) is not None:
+            times.append(lease)
+        if self._due_heap:
+            times.append(mono + max(0, self._due_heap[0][0] - wall))
+        return min(times, default=None)
+
+    # ---- Looking
+
+    def is_alive(self, first: int, messages: int) -> bool:
+        """Something in that range is not settled."""
+        return self.states.has_alive(first, messages)
+
+    def ranges(self, state: State, limit: int) -> list[tuple[int, int, History]]:
+        """Runs in a state, oldest first, at most `limit` messages, cut where histories differ."""
+        runs = list(self.states.ranges(state, limit))
+        if state is State.READY:
+            runs += self.states.ranges(State.SPECIAL, limit)
+            fresh = self.log.end - self.states.cursor
+            runs = sorted([*runs, (self.states.cursor, fresh)] if fresh else runs)
+        out = []
+        for first, messages, history in self._by_history(runs):
+            if limit > 0:
+                out.append((first, min(messages, limit), history))
+            limit -= messages
+        return out
+
+    def unsettled_ranges(self) -> list[tuple[int, int]]:
+        """Every run that is neither settled nor in flight."""
+        everything = self.log.end
+        runs = [
+            run
+            for state in (State.READY, State.SPECIAL, State.DELAYED, State.WAITING)
+            for run in self.states.ranges(state, everything)
+        ]
+        if self.states.cursor < self.log.end:
+            runs.append((self.states.cursor, self.log.end - self.states.cursor))
+        return sorted(runs)
+
+    def oldest_times(self) -> dict[str, int]:
+        """State → append time (ms) of its oldest message."""
+        times = {}
+        for name, state in (
+            ("ready", State.READY),
+            ("delayed", State.DELAYED),
+            ("in_flight", State.IN_FLIGHT),
+            ("waiting", State.WAITING),
+        ):
+            first = self.ranges(state, 1) if self.count(state) else []
+            if first:
+                times[name] = self.log.time(first[0][0])
+        return times
+
+    def count(self, state: State) -> int:
+        """Messages in a state, READY with all that can be handed out."""
+        return self.ready if state is State.READY else self.states.counts[state]
+
+    # ---- Snapshot
+
+    def snapshot(self) -> bytes:
+        """Everything durable, as bytes."""
+        failed = [
+            FAILED.pack(offset, history.failures, self._due.get(offset, 0))
+            for offset, history in self._history.items()
+            if history.failures
+        ]
+        head = SNAPSHOT.pack(self.suspect_below, len(failed))
+        parts = [head, *failed, self.states.snapshot(), self.producers.snapshot(), self.log.snapshot()]
+        return b"".join(parts)
+
+    def restore(self, data: memoryview) -> None:
+        """The inverse of `snapshot`. After a restart the delivery count goes on from the failures."""
+        self.suspect_below, count = SNAPSHOT.unpack_from(data)
+        at = SNAPSHOT.size + count * FAILED.size
+        failed = list(FAILED.iter_unpack(data[SNAPSHOT.size : at]))
+        at += self.states.restore(data[at:])
+        at += self.producers.restore(data[at:])
+        self.log.restore(data[at:])
+        for offset, failures, due in failed:
+            self._history[offset] = History(failures, failures)
+            state = self.states.state(offset)
+            if state == State.READY:
+                self.states.move(offset, 1, Event.RECALL)
+            elif state == State.DELAYED:
+                self._due[offset] = due
+                heapq.heappush(self._due_heap, (due, offset))

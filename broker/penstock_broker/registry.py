@@ -1,0 +1,201 @@
+"""All machines of the node: the fold that the live path and recovery share.
+
+`apply` finds the machine a part is addressed to. The catalogue's parts also make and unmake machines;
+that is the only place where one machine's outcome concerns another object.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+from penstock_broker import catalogue
+from penstock_broker.catalogue import CATALOGUE, Catalogue, Item
+from penstock_broker.groups.offsets import Group
+from penstock_broker.queues.leases import Tokens
+from penstock_broker.queues.policy import policy_for
+from penstock_broker.queues.queue import Queue
+from penstock_broker.storage.checkpoint import Chosen
+from penstock_broker.storage.entries import At, Kind, Part
+from penstock_broker.storage.files import StorageError
+from penstock_broker.storage.log import Log
+from penstock_broker.storage.node import NODE, Node
+from penstock_broker.topics.partition import Partition
+from penstock_broker.topics.topic import Topic
+from penstock_protocol.errors import Corrupt, NotFound
+
+Machine = Node | Catalogue | Queue | Partition | Group
+
+
+class Registry:
+    """Machines by uuid, and what they are called."""
+
+    def __init__(self, tokens: Tokens, random: Random) -> None:
+        self.tokens = tokens
+        self._random = random
+        self.use: Counter[int] = Counter()
+        """Blocks per segment, over all logs."""
+        self.node = Node()
+        self.catalogue = Catalogue()
+        self.queues: dict[str, Queue] = {}
+        self.topics: dict[str, Topic] = {}
+        self.groups: dict[str, Group] = {}
+        self._machines: dict[bytes, Machine] = {NODE: self.node, CATALOGUE: self.catalogue}
+        self._early: dict[bytes, Chosen] = {}
+        """Snapshots of machines that the restored catalogue does not know yet."""
+        self._corrupt: set[bytes] = set()
+        """Machines of which both snapshots are damaged."""
+        self.on_gone: Callable[[Queue | Topic], None] = lambda gone: None
+        """Told of a deleted queue or topic."""
+
+    # ---- Folding
+
+    def apply(self, part: Part, at: At) -> None:
+        """A part that was just appended."""
+        if part.target == CATALOGUE:
+            self._compose(part.kind, self.catalogue.apply(part, at))
+            return
+        self._machines[part.target].apply(part, at)
+        if part.kind == Kind.BOOT:
+            for queue in self.queues.values():
+                queue.apply(part, at)
+
+    def replay(self, part: Part, at: At) -> None:
+        """A part read back; skipped by a machine that reflects it already, or is gone."""
+        machine = self._machines.get(part.target)
+        if part.kind == Kind.BOOT:
+            for queue in self.queues.values():
+                if queue.changed_at < at.position:
+                    queue.apply(part, at)
+        elif self.node.clean and part.kind != Kind.STOP:
+            self.node.clean = False
+        if machine is None or machine.changed_at >= at.position or part.target in self._corrupt:
+            return
+        if isinstance(machine, Catalogue):
+            self._compose(part.kind, machine.apply(part, at))
+        else:
+            machine.apply(part, at)
+
+    def restore(self, chosen: Chosen) -> None:
+        """A machine as a checkpoint had it. Raises `StorageError` if the catalogue or node is lost."""
+        row, data = chosen
+        machine = self._machines.get(row.uuid)
+        if data is None:
+            if row.uuid in (NODE, CATALOGUE):
+                raise StorageError(
+                    "both copies of the catalogue are damaged: restore a backup of the directory"
+                )
+            self._corrupt.add(row.uuid)
+        elif machine is None:
+            self._early[row.uuid] = chosen
+        else:
+            machine.restore(memoryview(data))
+            machine.changed_at = row.as_of
+            if isinstance(machine, Catalogue):
+                for sort in catalogue.SORTS:
+                    for item in machine.items(sort).values():
+                        self._compose(Kind.CREATE, item)
+
+    def _compose(self, kind: int, item: Item) -> None:
+        if kind == Kind.DELETE:
+            self._unmake(item)
+        elif kind == Kind.ALTER:
+            self._alter(item)
+        else:
+            self._make(item)
+
+    def _make(self, item: Item) -> None:
+        if item.sort == "queue":
+            log = Log(item.uuid, self.use)
+            policy = policy_for(item.name, item.settings)
+            queue = Queue(item.uuid, item.name, policy, log, self.tokens, self._random)
+            self.queues[item.name] = queue
+            self._add(queue)
+        elif item.sort == "topic":
+            logs = enumerate(item.logs)
+            partitions = [Partition(uuid, item.name, n, Log(uuid, self.use)) for n, uuid in logs]
+            self.topics[item.name] = Topic(item.uuid, item.name, item.settings, partitions)
+            for partition in partitions:
+                self._add(partition)
+        else:
+            group = Group(item.uuid, item.name)
+            self.groups[item.name] = group
+            self._add(group)
+
+    def _add(self, machine: Queue | Partition | Group) -> None:
+        self._machines[machine.uuid] = machine
+        early = self._early.pop(machine.uuid, None)
+        if early is not None and early.data is not None:
+            machine.restore(memoryview(early.data))
+            machine.changed_at = early.row.as_of
+
+    def _alter(self, item: Item) -> None:
+        if item.sort == "queue":
+            queue = self.queues[item.name]
+            queue.policy = policy_for(item.name, item.settings)
+        else:
+            self.topics[item.name] = self.topics[item.name]._replace(settings=item.settings)
+
+    def _unmake(self, item: Item) -> None:
+        if item.sort == "queue":
+            queue = self.queues.pop(item.name)
+            queue.log.trim(queue.log.end)
+            del self._machines[queue.uuid]
+            self.on_gone(queue)
+        elif item.sort == "topic":
+            topic = self.topics.pop(item.name)
+            for partition in topic.partitions:
+                partition.log.trim(partition.log.end)
+                del self._machines[partition.uuid]
+            self.on_gone(topic)
+        else:
+            del self._machines[self.groups.pop(item.name).uuid]
+
+    # ---- Looking up
+
+    def all(self) -> Iterator[Machine]:
+        """Every machine, node and catalogue first."""
+        yield from self._machines.values()
+
+    def get(self, uuid: bytes) -> Any:
+        """The machine of that uuid, None if there is none."""
+        return self._machines.get(uuid)
+
+    def owners(self) -> Iterator[Queue | Partition]:
+        """Machines with a log."""
+        for machine in self._machines.values():
+            if isinstance(machine, Queue | Partition):
+                yield machine
+
+    def queue(self, name: str) -> Queue:
+        """The queue of that name. Raises `NotFound` or `Corrupt`."""
+        queue = self.queues.get(name)
+        if queue is None:
+            raise NotFound(f"no queue {name[:300]!r}", hint=f"create it: penstock queue create {name[:300]}")
+        self._check_whole(queue.uuid, f"queue {name!r}")
+        return queue
+
+    def topic(self, name: str) -> Topic:
+        """The topic of that name. Raises `NotFound`."""
+        topic = self.topics.get(name)
+        if topic is None:
+            raise NotFound(f"no topic {name[:300]!r}", hint=f"create it: penstock topic create {name[:300]}")
+        return topic
+
+    def partition(self, name: str, number: int) -> Partition:
+        """One partition of a topic. Raises `NotFound`, `Invalid` or `Corrupt`."""
+        partition = self.topic(name).partition(number)
+        self._check_whole(partition.uuid, f"partition {number} of topic {name!r}")
+        return partition
+
+    def group(self, name: str) -> Group:
+        """The group of that name. Raises `NotFound` or `Corrupt`."""
+        group = self.groups.get(name)
+        if group is None:
+            raise NotFound(f"no group {name[:300]!r}", hint="a group exists from its first commit on")
+        self._check_whole(group.uuid, f"group {name!r}")
+        return group
+
+    def _check_whole(self, uuid: bytes, what: str) -> None:
+        if uuid in self._corrupt:
+            raise Corrupt(f"both snapshots of {what} are damaged")

@@ -1,0 +1,59 @@
+"""A clean stop, step by step: what was handed out is noted, a checkpoint written, and the end marked.
+
+    begun → HANDED_OUT parts, checkpoint asked for → checkpoint done, journal idle → STOP → STOP → complete
+
+From the first STOP on nothing else is appended; the second one proves the first, so nothing is open then.
+"""
+
+from typing import TYPE_CHECKING
+
+from penstock_broker.clock import Now
+from penstock_broker.storage.entries import Kind, Part
+from penstock_broker.storage.node import NODE
+
+if TYPE_CHECKING:
+    from penstock_broker.core import Core
+
+STOPS = 2
+
+
+class Shutdown:
+    """The stop of one node."""
+
+    def __init__(self, core: "Core") -> None:
+        self._core = core
+        self.begun = False
+        self.complete = False
+        self._stops = 0
+        """STOP parts appended."""
+
+    @property
+    def closed(self) -> bool:
+        """Nothing may be appended any more."""
+        return self._stops > 0
+
+    def begin(self, now: Now) -> None:
+        """Begin, once."""
+        if self.begun:
+            return
+        self.begun = True
+        core = self._core
+        parts = [
+            Part(queue.uuid, Kind.HANDED_OUT, queue.states.cursor)
+            for queue in core.registry.queues.values()
+            if queue.states.cursor > queue.suspect_below
+        ]
+        if parts:
+            core.engine.append(parts, wall=now.wall)
+        core.engine.checkpoint_now()
+
+    def step(self, now: Now) -> None:
+        """Go on as far as the disk has come."""
+        engine = self._core.engine
+        if not self.begun or self.complete or not engine.journal.idle:
+            return
+        if self._stops == STOPS:
+            self.complete = True
+        elif self._stops or not engine.checkpointing or engine.checkpoint_failed:
+            self._stops += 1
+            engine.append([Part(NODE, Kind.STOP)], wall=now.wall)

@@ -1,0 +1,120 @@
+"""A partition: an ordered log of records that anybody may read at any kept offset."""
+
+import heapq
+from typing import Any, NamedTuple
+
+from penstock_broker.producers import Outcome, Producers
+from penstock_broker.storage import entries
+from penstock_broker.storage.entries import At, Kind, Part
+from penstock_broker.storage.log import Log
+from penstock_protocol.errors import OffsetOutOfRange
+
+KIND = 4
+"""Its kind in a checkpoint."""
+
+
+class Parked(NamedTuple):
+    """A FETCH that waits for records, until `deadline` (mono ms)."""
+
+    deadline: int
+    order: int
+    call: Any
+    request: Any
+
+
+class Partition:
+    """One partition of a topic."""
+
+    kind = KIND
+
+    def __init__(self, uuid: bytes, topic: str, number: int, log: Log) -> None:
+        self.uuid = uuid
+        self.topic = topic
+        self.number = number
+        self.log = log
+        self.changed_at = 0
+        self.producers = Producers()
+        self._parked: list[Parked] = []
+        self._order = 0
+
+    # ---- Folding
+
+    def apply(self, part: Part, at: At) -> None:
+        """One part addressed to this partition."""
+        if part.kind == Kind.APPEND:
+            self.log.appended(part, at)
+            if part.flags & entries.PRODUCER_FLAG:
+                producer_id, sequence = entries.PRODUCER.unpack_from(part.detail)
+                self.producers.appended(producer_id, sequence, Outcome(part.base, part.messages, at.time))
+        else:
+            assert part.kind == Kind.ARCHIVED, f"a partition knows no part of kind {part.kind}"
+            self.log.archived(part)
+        self.changed_at = at.position
+
+    def check_room(self, messages: int, size: int) -> None:
+        """A partition takes what the disk takes; retention bounds it."""
+
+    # ---- Reading
+
+    def check_offset(self, offset: int) -> None:
+        """Raises `OffsetOutOfRange` for an offset below the start or beyond the end."""
+        log = self.log
+        if not log.start <= offset <= log.end:
+            raise OffsetOutOfRange(
+                f"offset {offset} of {self.topic}/{self.number} is not in {log.start} … {log.end}",
+                detail={"start": log.start, "end": log.end},
+            )
+
+    def park(self, call: Any, request: Any, deadline: int) -> Parked:
+        """Let a FETCH at the end wait for records."""
+        self._order += 1
+        parked = Parked(deadline, self._order, call, request)
+        heapq.heappush(self._parked, parked)
+        return parked
+
+    def unpark(self, parked: Parked) -> bool:
+        """End one wait; False if it had ended."""
+        if parked not in self._parked:
+            return False
+        self._parked.remove(parked)
+        heapq.heapify(self._parked)
+        return True
+
+    def satisfied(self) -> list[Parked]:
+        """Parked FETCHes that have records now; they wait no more."""
+        end = self.log.end
+        found = [parked for parked in self._parked if parked.request.offset < end]
+        if found:
+            self._parked = [parked for parked in self._parked if parked.request.offset >= end]
+            heapq.heapify(self._parked)
+        return sorted(found, key=lambda parked: parked.order)
+
+    def overdue(self, mono: int) -> list[Parked]:
+        """Parked FETCHes whose wait is over; they wait no more."""
+        due = []
+        while self._parked and self._parked[0].deadline <= mono:
+            due.append(heapq.heappop(self._parked))
+        return due
+
+    def all_parked(self) -> list[Parked]:
+        """Every parked FETCH; none waits any more."""
+        parked, self._parked = self._parked, []
+        return parked
+
+    def next_deadline(self) -> int | None:
+        """Mono ms of the next `overdue`."""
+        return self._parked[0].deadline if self._parked else None
+
+    def is_alive(self, first: int, messages: int) -> bool:
+        """A record is kept until retention takes it."""
+        return first + messages > self.log.start
+
+    # ---- Snapshot
+
+    def snapshot(self) -> bytes:
+        """Everything durable, as bytes."""
+        return self.producers.snapshot() + self.log.snapshot()
+
+    def restore(self, data: memoryview) -> None:
+        """The inverse of `snapshot`."""
+        self.log.restore(data[self.producers.restore(data) :])

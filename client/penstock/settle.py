@@ -1,0 +1,204 @@
+"""Settles of one client: gathered over a loop turn, merged into ranges, one frame per verdict.
+
+A *staged* settle has no caller that waits: if it is lost or comes too late, the message is delivered again,
+and the user hears of it by log and event alone. An awaited one shares the frame and learns of its own
+ranges. The settler knows ranges, not messages: who stages marks them as settled first.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from penstock.connection import Wire
+from penstock.errors import Error, Stale
+from penstock.events import SettleFailed, SettleStale
+from penstock_protocol.limits import RANGES_MAX, REASON_BYTES_MAX
+from penstock_protocol.messages.queues import Ack, Deliver, Delivery, Extend, Nack, Outcome
+from penstock_protocol.slices import Range, decode_ranges, decode_slices, encode_ranges
+
+log = logging.getLogger("penstock")
+
+
+class Verdict(NamedTuple):
+    """What shall become of messages of a queue. `outcome` None: acked. `delay_ms` None: the queue's curve."""
+
+    queue: str
+    outcome: Outcome | None = None
+    delay_ms: int | None = None
+    reason: str | None = None
+
+    def request(self, ranges: Sequence[Range]) -> Ack | Nack:
+        """The frame that asks for it."""
+        payload = encode_ranges(ranges)
+        if self.outcome is None:
+            return Ack(self.queue, payload)
+        return Nack(self.queue, self.outcome, self.delay_ms, self.reason, payload)
+
+
+class Answer(NamedTuple):
+    """What became of one gathered frame: which ranges were stale, or why it failed."""
+
+    stale: tuple[Range, ...] = ()
+    error: Error | None = None
+
+
+class Gathered:
+    """The ranges of one verdict in one loop turn."""
+
+    __slots__ = ("answer", "ranges")
+
+    def __init__(self, answer: "asyncio.Future[Answer]") -> None:
+        self.ranges: list[Range] = []
+        self.answer = answer
+
+
+class Key(NamedTuple):
+    """Settles with the same key share a frame."""
+
+    verdict: Verdict
+    staged: bool
+    timeout: float | None
+
+
+class Settler:
+    """Sends what was staged in a loop turn at its end. Never raises for staged settles."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._gathered: dict[Key, Gathered] = {}
+        self._sending: dict[asyncio.Task[None], Gathered] = {}
+
+    def stage(self, verdict: Verdict, ranges: Iterable[Range]) -> None:
+        """Settle without waiting."""
+        self._gather(Key(verdict, True, None)).ranges.extend(ranges)
+
+    async def settle(self, verdict: Verdict, ranges: Sequence[Range], timeout: float | None = None) -> None:
+        """Settle and wait until it is durable (release: until it is done). Cancelled, it happens all the
+        same. Raises `Stale` if any of `ranges` had lost its lease, `OutcomeUnknown` at the timeout."""
+        if not ranges:
+            return
+        gathered = self._gather(Key(verdict, False, timeout))
+        gathered.ranges.extend(ranges)
+        answer = await asyncio.shield(gathered.answer)
+        if answer.error is not None:
+            raise answer.error
+        raise_stale(verdict.queue, overlap(ranges, answer.stale))
+
+    async def extend(
+        self, queue: str, ranges: Sequence[Range], extend_ms: int, timeout: float | None = None
+    ) -> list[Range]:
+        """Let the leases of `ranges` end `extend_ms` from now; which of them were stale."""
+        stale: list[Range] = []
+        for some in in_frames(merged(ranges)):
+            reply = await self._wire.request(Extend(queue, extend_ms, encode_ranges(some)), timeout=timeout)
+            stale += decode_ranges(reply.payload)
+        return stale
+
+    def release(self, queue: str, delivery: Delivery | Deliver) -> None:
+        """Give back a whole delivery that nobody waits for any more."""
+        stamps = [stamps for stamps, _ in decode_slices(delivery.payload, delivery.slices)]
+        ranges = [Range(each.token, each.first, each.partition, each.messages) for each in stamps]
+        if ranges:
+            self.stage(Verdict(queue, Outcome.RELEASE), ranges)
+
+    def tokens(self) -> set[int]:
+        """Tokens of the leases whose settle has no answer yet."""
+        gathered = [*self._gathered.values(), *self._sending.values()]
+        return {each.token for some in gathered for each in some.ranges}
+
+    async def flush(self) -> None:
+        """Wait until everything staged so far has its answer."""
+        self._send_gathered()
+        if self._sending:
+            await asyncio.wait(self._sending)
+
+    def _gather(self, key: Key) -> Gathered:
+        gathered = self._gathered.get(key)
+        if gathered is None:
+            loop = asyncio.get_running_loop()
+            if not self._gathered:
+                loop.call_soon(self._send_gathered)
+            gathered = self._gathered[key] = Gathered(loop.create_future())
+        return gathered
+
+    def _send_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, {}
+        for key, each in gathered.items():
+            task = asyncio.ensure_future(self._send(key, each))
+            self._sending[task] = each
+            task.add_done_callback(self._sending.pop)
+
+    async def _send(self, key: Key, gathered: Gathered) -> None:
+        answer = await self._answer(key, gathered.ranges)
+        gathered.answer.set_result(answer)
+        if key.staged and (answer.stale or answer.error):
+            self._tell(key.verdict, gathered.ranges, answer)
+
+    async def _answer(self, key: Key, ranges: list[Range]) -> Answer:
+        stale: list[Range] = []
+        connections = self._wire.connections
+        try:
+            for some in in_frames(merged(ranges)):
+                reply = await self._wire.request(key.verdict.request(some), timeout=key.timeout)
+                stale += decode_ranges(reply.payload)
+        except Error as error:
+            return Answer(error=error)
+        if stale and self._wire.connections != connections:
+            self._tell(key.verdict, ranges, Answer(tuple(stale)))
+            return Answer()
+        return Answer(tuple(stale))
+
+    def _tell(self, verdict: Verdict, ranges: list[Range], answer: Answer) -> None:
+        if answer.error is not None:
+            messages = sum(each.messages for each in ranges)
+            log.warning("settling %d messages of %r failed: %s", messages, verdict.queue, answer.error)
+            self._wire.emit(SettleFailed(verdict.queue, messages, answer.error))
+        else:
+            messages = sum(each.messages for each in answer.stale)
+            log.warning("the leases of %d settled messages of %r were gone", messages, verdict.queue)
+            self._wire.emit(SettleStale(verdict.queue, messages))
+
+
+def merged(ranges: Iterable[Range]) -> list[Range]:
+    """The same messages in as few ranges as possible."""
+    out: list[Range] = []
+    for each in sorted(ranges):
+        last = out[-1] if out else None
+        if (
+            last is not None
+            and (last.token, last.partition) == (each.token, each.partition)
+            and each.first <= last.first + last.messages
+        ):
+            end = max(last.first + last.messages, each.first + each.messages)
+            out[-1] = last._replace(messages=end - last.first)
+        else:
+            out.append(each)
+    return out
+
+
+def in_frames(ranges: Sequence[Range]) -> Iterable[Sequence[Range]]:
+    """`ranges` in as many pieces as they need frames."""
+    return [ranges[at : at + RANGES_MAX] for at in range(0, len(ranges), RANGES_MAX)]
+
+
+def overlap(ranges: Iterable[Range], stale: Iterable[Range]) -> int:
+    """How many messages of `ranges` lie in `stale` ranges."""
+    return sum(
+        max(0, min(a.first + a.messages, b.first + b.messages) - max(a.first, b.first))
+        for a in ranges
+        for b in stale
+        if (a.token, a.partition) == (b.token, b.partition)
+    )
+
+
+def raise_stale(queue: str, messages: int) -> None:
+    """Raise `Stale` if `messages` of `queue` have lost their lease."""
+    if messages:
+        noun = "message" if messages == 1 else "messages"
+        raise Stale(f"the lease of {messages} {noun} of {queue!r} is gone")
+
+
+def capped(reason: str | None) -> str | None:
+    """A reason within the protocol's limit of bytes."""
+    return None if reason is None else reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
