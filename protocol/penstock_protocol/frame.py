@@ -121,13 +121,13 @@ class FrameDecoder:
             raise self._fail(f"frame of {length} bytes; allowed are {HEADER_BYTES} to {self.frame_bytes_max}")
         if fields_length > min(length - HEADER_BYTES, FIELDS_BYTES_MAX):
             raise self._fail(f"{fields_length} bytes of fields in a frame of {length}")
-        if reserved or flags > (REPLY | ERROR):
-            raise self._fail("reserved bits of a frame header are set")
+        if reserved or flags not in (0, REPLY, REPLY | ERROR):
+            raise self._fail("reserved or contradictory bits of a frame header are set")
         return int(length)
 
     def _fail(self, why: str) -> ProtocolError:
         self._failed = True
-        self._partial.clear()
+        self._partial = bytearray()  # not clear(): the caller may look at the header through a view
         return ProtocolError(why)
 
     @staticmethod
