@@ -1,0 +1,36 @@
+"""The real broker as a process of its own, on free ports, with its data in a directory of the test."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.process import BrokerProcess
+
+StartBroker = Callable[..., BrokerProcess]
+
+
+@pytest.fixture
+def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
+    """Start a broker: `start_broker(*flags, data=…, environ=…, script=…)`; killed at the end of the test."""
+    started: list[BrokerProcess] = []
+
+    def start(
+        *flags: str,
+        data: Path | None = None,
+        environ: dict[str, str] | None = None,
+        script: str | None = None,
+    ) -> BrokerProcess:
+        log = tmp_path / f"broker-{len(started)}.log"
+        broker = BrokerProcess(data or tmp_path / "data", log, flags, environ or {}, script)
+        started.append(broker)
+        return broker
+
+    yield start
+    for broker in started:
+        broker.kill()
+
+
+@pytest.fixture
+def broker(start_broker: StartBroker) -> BrokerProcess:
+    """A broker that serves."""
+    return start_broker().wait_ready()
