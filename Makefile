@@ -1,0 +1,84 @@
+# Penstock. `make serve` and `make test` set up what they need; the rest is for those who work on it.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DATA   ?= ./data
+SEED   ?= 1
+OPS    ?= 2000
+
+.DEFAULT_GOAL := help
+.PHONY: sim-one help serve test check format lint types house unit sim integration crash wheel demo bench micro clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/.base:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Penstock needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.server: $(VENV)/.base pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[server]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.server
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+serve: $(VENV)/.server  ## set up, and run the broker with its data in ./data
+	@exec $(BIN)/penstock serve --data $(DATA)
+
+test: check integration sim crash wheel  ## set up, and run every test that CI runs
+	@echo "all tests passed"
+
+check: format lint types house unit  ## the quick part: format, lint, types, house rules, unit and model tests
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+	$(BIN)/pyright --warnings
+
+house: $(VENV)/.dev
+	$(BIN)/pytest -q tests/house
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest -q -n 2 tests/unit tests/format tests/fakes tests/model tests/sim/test_history.py
+
+integration: $(VENV)/.dev
+	$(BIN)/pytest -q -n 2 tests/integration
+
+sim: $(VENV)/.dev  ## the whole node from seeds; one of them: make sim-one SEED=7
+	$(BIN)/pytest -q -n 2 tests/sim
+
+sim-one: $(VENV)/.dev
+	$(BIN)/python -m tests.sim.run --seed $(SEED) --ops $(OPS)
+
+crash: $(VENV)/.dev  ## kill -9 over the real process
+	$(BIN)/pytest -q tests/crash
+
+wheel: $(VENV)/.dev  ## build the wheel, and run the integration tests against it
+	rm -rf dist $(VENV)-wheel
+	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)-wheel/bin/python -m pip install --quiet --group dev "$$(ls dist/*.whl)[server]"
+	cd tests && ../$(VENV)-wheel/bin/pytest -q -n 2 -o pythonpath=.. -p no:cacheprovider integration
+
+demo: $(VENV)/.server  ## real text through a topic and a queue, with a worker killed and the broker, too
+	$(BIN)/python -m penstock_loadtest.demo $(FILES)
+
+bench: $(VENV)/.server  ## the figures of the README, with ratios
+	$(BIN)/python -m penstock_loadtest.bench
+
+micro: $(VENV)/.server  ## micro-benchmarks of the hot rooms
+	$(BIN)/python -m penstock_loadtest.micro
+
+clean:  ## remove what was made, but no data
+	rm -rf $(VENV) $(VENV)-wheel dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
