@@ -120,6 +120,11 @@ class Engine(Generic[T]):
         """A planned archive run, and the position that must be durable before its file is written."""
         self._archiving = False
         self._free_mark: int | None = None
+        """What must be durable before the oldest journal file goes, once nothing in it is alive."""
+        self._look = True
+        """Something changed that may let the archiver or the freeing go on. They look at every log, so
+        they do it when a file was begun, a checkpoint or a run is done, and once a second."""
+        self._newest: JournalFile | None = None
         self.space = Space(0, 0)
         self._space_at = 0
         self.disk_full = False
@@ -219,9 +224,16 @@ class Engine(Generic[T]):
         jobs, self._pending = self._pending, []
         for job in self.journal.jobs(wall):
             self._start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
-        self._archive(wall, jobs)
         self._checkpoint(jobs)
-        self._free(jobs)
+        if self._run is not None:
+            self._start_archive(self._run, jobs)
+        if self._look or self._newest is not self.journal.files[-1]:
+            self._look = False
+            self._newest = self.journal.files[-1]
+            self._archive(wall)
+            self._free(jobs)
+        elif self._free_mark is not None:
+            self._free(jobs)
         if self._dropping:
             self._drop(jobs)
         return jobs
@@ -270,6 +282,7 @@ class Engine(Generic[T]):
 
     def _done_checkpoint(self, result: object) -> None:
         self._saver.written(result)
+        self._look = True
         if isinstance(result, int):
             self.disk_written += result
 
@@ -289,14 +302,16 @@ class Engine(Generic[T]):
 
     # ---- Archiving and freeing
 
-    def _archive(self, wall: int, jobs: list[Job]) -> None:
+    def _start_archive(self, planned: tuple[int, archive.Run], jobs: list[Job]) -> None:
+        """Write the planned segment, once it is durable that it was begun."""
+        position, run = planned
+        if self.journal.durable >= position and run.copy is not None:
+            self._run = None
+            self._start(run.copy, lambda result: self._done_archive(run, result), jobs)
+
+    def _archive(self, wall: int) -> None:
+        """Plan to move what is alive out of the oldest journal file, if that is due."""
         journal = self.journal
-        if self._run is not None:
-            position, run = self._run
-            if journal.durable >= position and run.copy is not None:
-                self._run = None
-                self._start(run.copy, lambda result: self._done_archive(run, result), jobs)
-            return
         if self._archiving or self._archive_failed or len(journal.files) < 2:
             return
         aged = wall - journal.files[1].since > ARCHIVE_AGE_MS
@@ -315,10 +330,10 @@ class Engine(Generic[T]):
     def _done_archive(self, run: archive.Run, result: object) -> None:
         self._archiving = False
         if isinstance(result, BaseException):
-            self._archive_failed = (
-                True  # its leftover is dropped, and the run planned again, with the next tick
-            )
+            # Its leftover is dropped, and the run planned again, with the next tick.
+            self._archive_failed = True
             return
+        self._look = True
         assert isinstance(result, int)
         self.disk_written += result
         parts = [part for part in run.parts if self._machines.get(part.target) is not None]
@@ -377,6 +392,7 @@ class Engine(Generic[T]):
             if self._saver.failed:
                 self._saver.request()
             self._drop_segments(wall)
+            self._look = True
         return self._space_at
 
     def _judge_space(self) -> None:
