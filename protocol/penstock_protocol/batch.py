@@ -11,8 +11,8 @@
     16      8            producer_id   0 = the batch is not sequenced
     24      4            sequence      counts batches per (producer id, address)
     28      4            reserved      zero
-    32      8 × columns  column table  kind u8, width u8, reserved u16, length u32
-    …       4 × count    ends          u32: cumulative ends of the bodies
+    32      8 * columns  column table  kind u8, width u8, reserved u16, length u32
+    …       4 * count    ends          u32: cumulative ends of the bodies
     …                    columns       in table order; width 1, 2, 4 or 8: an array of such unsigned
                                        integers; width 0: u32[count] cumulative ends, then the cells
     …                    bodies        concatenated

@@ -2,7 +2,7 @@
 
 A row: code, request class, reply class (None: the verb has no reply), the permission it needs, the wire
 version that brought it, the handler's name in the broker. Codes are grouped by family and never reused;
-37–39 (groups), 48 (PUBLISH), 49 (TRANSACT) and 120 (METADATA) are reserved.
+37 to 39 (groups), 48 (PUBLISH), 49 (TRANSACT) and 120 (METADATA) are reserved.
 """
 
 from typing import Any, NamedTuple
@@ -70,6 +70,6 @@ def markdown() -> str:
     """The verb table as the documentation shows it."""
     rows = ["| code | verb | request | reply | permission |", "|---|---|---|---|---|"]
     for verb in VERBS:
-        reply = verb.reply.__name__ if verb.reply else "–"
+        reply = verb.reply.__name__ if verb.reply else "none"
         rows.append(f"| {verb.code} | {verb.name} | {verb.request.__name__} | {reply} | {verb.permission} |")
     return "\n".join(rows)
