@@ -1,0 +1,1 @@
+"""Load, figures and the demonstration: a client of the broker like any other, in processes of its own."""

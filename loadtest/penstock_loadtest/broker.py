@@ -1,0 +1,106 @@
+"""A broker process of one's own: started on a directory, watched, stopped or killed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+READY_SECONDS_MAX = 60.0
+FREE_PORTS = ("--port", "0", "--http-port", "0")
+
+
+class Usage(NamedTuple):
+    """CPU seconds so far, and anonymous resident memory in bytes."""
+
+    user: float
+    system: float
+    rss_anon: int
+
+    @property
+    def cpu(self) -> float:
+        """User and system seconds."""
+        return self.user + self.system
+
+
+class Broker:
+    """A broker in a process of its own, with its data in a directory that goes with it.
+
+    As a context manager it stops the process and removes the directory.
+    """
+
+    def __init__(self, *, directory: str | None = None, settings: tuple[str, ...] = ()) -> None:
+        self._own = directory is None
+        self.directory = directory or tempfile.mkdtemp(prefix="penstock-", dir=_roomy())
+        self._settings = settings
+        self.process: subprocess.Popen[str] | None = None
+        self.url = ""
+        self.http = ""
+        self.start_seconds = 0.0
+
+    def start(self) -> "Broker":
+        """Start it, and wait for its ready line. Raises `RuntimeError` if it does not come."""
+        began = time.monotonic()
+        sets = [part for setting in self._settings for part in ("--set", setting)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "penstock_broker", "--data", self.directory, *FREE_PORTS, *sets],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the broker ended with exit code {self.process.wait(READY_SECONDS_MAX)}")
+        ready = json.loads(line)
+        self.url = f"penstock://{ready['tcp']}"
+        self.http = f"http://{ready['http']}"
+        self.start_seconds = time.monotonic() - began
+        return self
+
+    def kill(self) -> None:
+        """kill -9, as if the process had crashed."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(READY_SECONDS_MAX)
+
+    def usage(self) -> Usage:
+        """What the process has used so far (Linux)."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks = os.sysconf("SC_CLK_TCK")
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        anon = next(line for line in status.splitlines() if line.startswith("RssAnon"))
+        return Usage(int(fields[11]) / ticks, int(fields[12]) / ticks, int(anon.split()[1]) * 1024)
+
+    def __enter__(self) -> "Broker":
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        if self._own:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _roomy() -> str | None:
+    """Where a data directory belongs: on a disk. /tmp is memory on some machines, there a sync is free."""
+    here = Path.cwd() / "bench-results"
+    here.mkdir(exist_ok=True)
+    return str(here)
