@@ -34,6 +34,13 @@ def publish(self, *_):
 Core.publish = publish
 sys.exit(command(sys.argv[1:]))
 """
+ENDLESS_DRAIN = """
+import sys
+from penstock_broker.__main__ import command
+from penstock_broker.core import Core
+Core.stopped = property(lambda self: False)
+sys.exit(command(sys.argv[1:]))
+"""
 
 
 def listen_unix(path: Path) -> socket.socket:
@@ -69,6 +76,18 @@ def test_service_manager_hears_of_recovery_readiness_life_and_stop(
     assert said[0].startswith("EXTEND_TIMEOUT_USEC=")
     assert "WATCHDOG=1" in said
     assert said.index("READY=1") < said.index("STOPPING=1")
+
+
+def test_person_is_told_where_it_listens_where_data_is_and_what_to_type(start_broker: StartBroker) -> None:
+    broker = start_broker("--set", "log.format=console").wait_ready()
+    assert broker.stop() == 0
+    tcp, web, data = (broker.ready[key] for key in ("tcp", "http", "data"))
+    lines = [line.strip() for line in broker.log().splitlines() if line.startswith("  ")]
+    assert lines == [
+        f"listening  penstock://{tcp}  and  http://{web}/metrics",
+        f"data       {data}",
+        f"try        penstock queue create emails --url penstock://{tcp}",
+    ]
 
 
 # ---- Refusing to start
@@ -169,6 +188,22 @@ def test_what_was_confirmed_is_there_after_kill_9(broker: BrokerProcess, start_b
         life = start_broker().wait_ready()
     with RawClient(life.address) as client:
         assert client.receive("jobs") == expected
+
+
+def test_second_signal_ends_it_at_once_with_1(start_broker: StartBroker, tmp_path: Path) -> None:
+    with listen_unix(tmp_path / "notify") as manager:
+        broker = start_broker(script=ENDLESS_DRAIN, environ={"NOTIFY_SOCKET": manager.getsockname()})
+        broker.wait_ready().signal(signal.SIGTERM)
+        while manager.recv(200) != b"STOPPING=1":
+            pass
+        broker.signal(signal.SIGTERM)
+        assert broker.wait() == 1
+
+
+def test_drain_that_takes_longer_than_its_time_ends_with_1(start_broker: StartBroker) -> None:
+    broker = start_broker("--set", "server.stop_timeout=1s", script=ENDLESS_DRAIN).wait_ready()
+    assert broker.stop() == 1
+    assert broker.events()[-1]["event"] == "stopped_before_drained"
 
 
 # ---- What ends it

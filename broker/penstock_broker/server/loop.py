@@ -101,8 +101,9 @@ class Turns:
             self._stop(error)
 
     def _stop(self, error: Exception) -> None:
-        self._failed = True
-        self._fail(error)
+        if not self._failed:
+            self._failed = True
+            self._fail(error)
 
     def _start(self) -> None:
         self._scheduled = False

@@ -45,6 +45,8 @@ FAREWELL_SECONDS = 1.0
 RECOVERY_EXTENSION = "EXTEND_TIMEOUT_USEC=600000000"
 DESCRIPTORS_BESIDE_CONNECTIONS = 4_096
 """Journal files and their maps, segments, the rest of the process."""
+USUAL_ADDRESS = "127.0.0.1:7420"
+"""Where the command line looks without `--url`."""
 
 log = structlog.get_logger()
 
@@ -77,11 +79,13 @@ def serve(config: Config) -> int:
         notifier.send(RECOVERY_EXTENSION)
         core = Core(files, core_settings(config), Random(), clock.now())
     except (CannotStart, StorageError, OSError) as error:
-        return _refuse(error)
+        _say_refused(error)
+        return Exit.CANNOT_START
     except KeyboardInterrupt:
-        return _refuse(CannotStart("interrupted before it was ready"))
+        return Exit.CANNOT_START
     except Exception as error:
-        return _failed(error)
+        _log_failure(error)
+        return _code_of(error)
 
     async def run() -> int:
         return await Node(config, core, files, clock, notifier, tcp, web, str(data)).run()
@@ -158,7 +162,8 @@ class Node:
             try:
                 await stack.enter_async_context(http.serving(self._web, exposition, self._why_not_ready))
             except OSError as error:
-                return _refuse(_not_bound("--http-port", address_of(self._web), error))
+                _say_refused(_not_bound("--http-port", address_of(self._web), error))
+                return Exit.CANNOT_START
             self._sweep(stopwatch())
             opening = asyncio.create_task(self._open())
             code = await self._ended
@@ -178,7 +183,8 @@ class Node:
         try:
             await self._listener.open(self._tcp)
         except OSError as error:
-            self._end(Exit(_refuse(_not_bound("--port", address_of(self._tcp), error))))
+            self._end(Exit.CANNOT_START)
+            _say_refused(_not_bound("--port", address_of(self._tcp), error))
             return
         tcp, web = address_of(self._tcp), address_of(self._web)
         print(
@@ -207,7 +213,8 @@ class Node:
         self._end(Exit.CANNOT_START)
 
     def _fail(self, error: Exception) -> None:
-        self._end(Exit(_failed(error)))
+        self._end(_code_of(error))
+        _log_failure(error)
 
     def _end(self, code: Exit) -> None:
         if not self._ended.done():
@@ -258,25 +265,28 @@ def _not_bound(flag: str, address: str, error: OSError) -> CannotStart:
     return CannotStart(f"cannot listen on {address}: {error.strerror}; choose another port with {flag}")
 
 
-def _refuse(error: Exception) -> int:
+def _say_refused(error: Exception) -> None:
     print(f"penstock: {error}", file=sys.stderr)
-    return Exit.CANNOT_START
 
 
-def _failed(error: Exception) -> int:
-    """Log why the node cannot go on, as one event; its exit code."""
-    if isinstance(error, StorageError | OSError):
+def _code_of(error: Exception) -> Exit:
+    return Exit.STORAGE_FAILED if isinstance(error, StorageError | OSError) else Exit.ASSERT_FAILED
+
+
+def _log_failure(error: Exception) -> None:
+    """Why the node cannot go on, as one event."""
+    if _code_of(error) is Exit.STORAGE_FAILED:
         log.critical("storage_failed", error=str(error))
-        return Exit.STORAGE_FAILED
-    log.critical("assert_failed", exc_info=error)
-    return Exit.ASSERT_FAILED
+    else:
+        log.critical("assert_failed", exc_info=error)
 
 
 def _banner(tcp: str, web: str, data: str) -> str:
+    where = "" if tcp == USUAL_ADDRESS else f" --url penstock://{tcp}"
     return (
         f"\n  listening  penstock://{tcp}  and  http://{web}/metrics"
         f"\n  data       {data}"
-        f"\n  try        penstock queue create emails && penstock enqueue emails 'hello'\n"
+        f"\n  try        penstock queue create emails{where}\n"
     )
 
 
