@@ -5,7 +5,8 @@ message, so that a view, a message made from it and a range of it can never disa
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from penstock_protocol.batch import BatchView, Kind
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
     from penstock.queue import Queue
 
 T = TypeVar("T")
+
+
+@lru_cache(maxsize=1_024)
+def _uuid_text(log: bytes) -> str:
+    return str(UUID(bytes=log))
+
+
+def id_of(log: bytes, offset: int) -> str:
+    """`<log uuid>:<offset>`: the id of what was first appended there."""
+    return f"{_uuid_text(log)}:{offset}"
 
 
 class Run:
@@ -59,12 +70,12 @@ class Run:
         return values[index] if values else 0
 
     def id(self, index: int) -> str:
-        """`<log uuid>:<offset>` of the place where message `index` was first appended."""
-        return f"{UUID(bytes=self.stamps.origin_log)}:{self.stamps.origin_first + index}"
+        """The id of message `index`; a copy in another log keeps it."""
+        return id_of(self.stamps.origin_log, self.stamps.origin_first + index)
 
 
 class LeasedRun(Run, Generic[T]):
-    """A run of a queue under one lease.
+    """A run of a queue under one lease (a peeked one: token 0).
 
     `held` counts the messages not settled here; when none is left, the run leaves `holders`, the set of
     whoever extends its lease. `started`: when (loop time) a message was handed to the application.
@@ -75,17 +86,16 @@ class LeasedRun(Run, Generic[T]):
     def __init__(self, stamps: Slice, data: memoryview, queue: "Queue[T]", now: float) -> None:
         super().__init__(stamps, data)
         self.queue = queue
-        peeked = not stamps.token
-        self._settled = bytearray(b"\1" * stamps.messages if peeked else stamps.messages)
-        self.held = 0 if peeked else stamps.messages
+        self._settled = bytearray(stamps.messages)
+        self.held = stamps.messages
         self.holders: set[LeasedRun[T]] | None = None
         self.started: dict[int, float] = {}
         self._expires = now + stamps.lease / 1000
         self._extended: dict[int, float] = {}
 
     def is_settled(self, index: int) -> bool:
-        """Whether message `index` was settled or returned here, or its lease was found to be gone."""
-        return bool(self._settled[index])
+        """Whether message `index` was settled or returned here, lost its lease, or had none (peeked)."""
+        return bool(self._settled[index]) or not self.stamps.token
 
     def settle(self, first: int, count: int) -> None:
         """Messages `first` … `first + count` are the broker's again."""
@@ -106,9 +116,9 @@ class LeasedRun(Run, Generic[T]):
             self.settle(first, end - first)
         return before - self.held
 
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """(first, count) of each stretch of messages still held."""
-        at = self._settled.find(0)
+    def spans(self, begin: int = 0) -> Iterator[tuple[int, int]]:
+        """(first, count) of each stretch of messages still held, from message `begin` on."""
+        at = self._settled.find(0, begin)
         while at >= 0:
             end = self._settled.find(1, at)
             end = end if end >= 0 else len(self._settled)
@@ -131,3 +141,7 @@ class LeasedRun(Run, Generic[T]):
             self._extended.clear()
         else:
             self._extended.update(dict.fromkeys(range(first, first + count), until))
+
+
+Piece: TypeAlias = tuple[LeasedRun[T], int, int]
+"""(run, first, count): messages that are settled together."""

@@ -2,7 +2,8 @@
 
 A *staged* settle has no caller that waits: if it is lost or comes too late, the message is delivered again,
 and the user hears of it by log and event alone. An awaited one shares the frame and learns of its own
-ranges. The settler knows ranges, not messages: who stages marks them as settled first.
+ranges. The settler knows ranges, not messages: who stages marks them as settled first. A settle that was
+sent again after a lost socket may find its ranges stale because the first one worked: that is no error.
 """
 
 import asyncio
@@ -137,14 +138,15 @@ class Settler:
 
     async def _answer(self, key: Key, ranges: list[Range]) -> Answer:
         stale: list[Range] = []
-        connections = self._wire.connections
+        resent = asyncio.Event()
         try:
             for some in in_frames(merged(ranges)):
-                reply = await self._wire.request(key.verdict.request(some), timeout=key.timeout)
+                request = key.verdict.request(some)
+                reply = await self._wire.request(request, timeout=key.timeout, on_resend=resent.set)
                 stale += decode_ranges(reply.payload)
         except Error as error:
             return Answer(error=error)
-        if stale and self._wire.connections != connections:
+        if stale and resent.is_set():
             self._tell(key.verdict, ranges, Answer(tuple(stale)))
             return Answer()
         return Answer(tuple(stale))
@@ -163,17 +165,16 @@ class Settler:
 def merged(ranges: Iterable[Range]) -> list[Range]:
     """The same messages in as few ranges as possible."""
     out: list[Range] = []
+    lease, first, end = (0, 0), 0, 0
     for each in sorted(ranges):
-        last = out[-1] if out else None
-        if (
-            last is not None
-            and (last.token, last.partition) == (each.token, each.partition)
-            and each.first <= last.first + last.messages
-        ):
-            end = max(last.first + last.messages, each.first + each.messages)
-            out[-1] = last._replace(messages=end - last.first)
-        else:
-            out.append(each)
+        if (each.token, each.partition) == lease and each.first <= end:
+            end = max(end, each.first + each.messages)
+            continue
+        if end:
+            out.append(Range(lease[0], first, lease[1], end - first))
+        lease, first, end = (each.token, each.partition), each.first, each.first + each.messages
+    if end:
+        out.append(Range(lease[0], first, lease[1], end - first))
     return out
 
 

@@ -1,0 +1,221 @@
+"""The handle of one topic: a name, a codec, the number of partitions once it was asked for, and the calls.
+
+Keys go where a Kafka producer would put them; records without one go to one partition per batch, in turn.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+
+from penstock import codecs
+from penstock.batching import Address, Placed, Route, Stretch
+from penstock.errors import Invalid, NotFound
+from penstock.murmur2 import partition_of
+from penstock.record import RecordRun
+from penstock.topic_consumer import TopicConsumer
+from penstock.values import (
+    Cells,
+    Duration,
+    Headers,
+    Outgoing,
+    RecordMetadata,
+    cells_of,
+    instant_of,
+    key_of,
+    ms_at,
+    ms_of,
+)
+from penstock.views import Receipts, Records
+from penstock_protocol.limits import MIB, WAIT_MS_MAX
+from penstock_protocol.messages.schema import unpack_document
+from penstock_protocol.messages.topics import At, DescribeTopic, Fetch, Offset, Produce
+from penstock_protocol.slices import decode_slices
+
+if TYPE_CHECKING:
+    from penstock.client import Client
+
+T = TypeVar("T")
+Start: TypeAlias = Literal["earliest", "latest"] | datetime
+"""A place in a partition: its start, its end, or the first record appended at or after an instant."""
+
+
+class Topic(Generic[T]):
+    """A topic by name. Whether it exists is found out by the first call (`NotFound`)."""
+
+    def __init__(self, client: "Client", name: str, codec: codecs.Codec[T]) -> None:
+        self.name = name
+        self.codec = codec
+        self.client = client
+        self._partitions = 0
+        self._known = False
+        self._describing = asyncio.Lock()
+        self._turn = 0
+
+    # Produce
+
+    async def produce(
+        self,
+        value: T | bytes | str | None,
+        *,
+        key: bytes | str | None = None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+        timestamp: datetime | None = None,
+        timeout: float | None = None,
+    ) -> RecordMetadata:
+        """Append one record; durable on return. Concurrent calls to one partition share a batch.
+
+        `partition` None: by the key, or in turn without one. `value` None is a tombstone for `key`. Cancelled
+        before its frame is built, it is taken back; later, only the waiting ends. Raises `NotFound`,
+        `TooLarge`, `DiskFull`; `OutcomeUnknown` at the timeout.
+        """
+        if partition is None:
+            await self._count(timeout)
+        to, body, cells = self._encode(Outgoing(value, headers, key, partition, timestamp))
+        try:
+            placed = await self.client.publisher.publish(to, body, cells, timeout=timeout)
+        except (Invalid, NotFound):
+            self._known = False
+            raise
+        return _metadata_of(placed, timestamp)
+
+    async def produce_many(
+        self,
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        atomic: bool = False,
+        timeout: float | None = None,
+    ) -> Receipts[RecordMetadata]:
+        """Append values or `Outgoing`s, taken from `items` as they are sent; in order within a partition.
+
+        Up to one batch per partition (1 MiB, 10,000 records) it is all or nothing and raises what `produce`
+        raises. Longer input goes as batches; the first failure stops it and raises `BatchError`.
+        `atomic=True` refuses longer input (`TooLarge`, nothing sent). `timestamp` in the receipts is the time
+        of the append.
+        """
+        await self._count(timeout)
+        plain = self._in_turn if self.codec is codecs.raw else None
+        try:
+            return await self.client.publisher.many(
+                items, self._encode, _receipts, plain=plain, atomic=atomic, timeout=timeout
+            )
+        except (Invalid, NotFound):
+            self._known = False
+            raise
+
+    async def _count(self, timeout: float | None) -> None:
+        """Know the number of partitions."""
+        async with self._describing:
+            if not self._known:
+                reply = await self.client.wire.request(DescribeTopic(self.name), timeout=timeout)
+                self._partitions = len(unpack_document(reply.payload)["partitions"])
+                self._known = True
+
+    def _encode(self, item: Any) -> tuple[Address | Route, bytes, Cells]:
+        if not isinstance(item, Outgoing):
+            return self._in_turn, self.codec.encode(item), ()
+        absent = item.body is None
+        if absent and item.key is None:
+            raise Invalid("a tombstone needs a key", hint="pass key=…, or a value")
+        cells = cells_of(headers=item.headers, key=item.key, timestamp=item.timestamp, absent=absent)
+        return self._route(item), b"" if absent else self.codec.encode(item.body), cells
+
+    def _route(self, item: Outgoing) -> Address | Route:
+        if item.partition is not None:
+            return Address(Produce, self.name, item.partition)
+        if item.key is None:
+            return self._in_turn
+        return Address(Produce, self.name, partition_of(key_of(item.key), self._partitions))
+
+    def _in_turn(self) -> Address:
+        """The partition of the next batch of records without a key."""
+        self._turn = (self._turn + 1) % self._partitions
+        return Address(Produce, self.name, self._turn)
+
+    # Fetch
+
+    async def fetch(
+        self,
+        partition: int,
+        offset: int,
+        *,
+        max_records: int = 500,
+        max_bytes: int = MIB,
+        wait: Duration = 0.0,
+        timeout: float | None = None,
+    ) -> Records[T]:
+        """Records from `offset` on, up to `max_records` and about `max_bytes`, waiting up to `wait` for the
+        first. Empty when the wait is over. Raises `OffsetOutOfRange`, `NotFound`, `Corrupt`, `Timeout`."""
+        left = ms_of(wait)
+        while True:
+            now = min(left, WAIT_MS_MAX)
+            left -= now
+            fetched = await self.client.wire.request(
+                Fetch(self.name, partition, offset, max_records, max_bytes, now),
+                timeout=self.client.timeout + now / 1000 if timeout is None else timeout,
+            )
+            if fetched.slices or not left:
+                return self._records(partition, offset, fetched)
+
+    def _records(self, partition: int, offset: int, fetched: Any) -> Records[T]:
+        slices = decode_slices(fetched.payload, fetched.slices)
+        runs = [RecordRun(stamps, batch, self.name, self.codec) for stamps, batch in slices]
+        last = runs[-1].stamps if runs else None
+        after = last.first + last.messages if last else offset
+        return Records(partition, runs, start=fetched.start, end=fetched.end, next_offset=after)
+
+    async def offset(self, partition: int, at: Start = "earliest", *, timeout: float | None = None) -> int:
+        """The offset of a place in a partition; for an instant after every append, the end."""
+        if isinstance(at, datetime):
+            request = Offset(self.name, partition, At.TIME, ms_at(at))
+        else:
+            request = Offset(self.name, partition, _place(at))
+        reply = await self.client.wire.request(request, timeout=timeout)
+        offset: int = reply.offset
+        return offset
+
+    def consumer(
+        self, group: str, *, partitions: Sequence[int], start: Start = "earliest", auto_commit: bool = False
+    ) -> TopicConsumer[T]:
+        """Records of `partitions` from where `group` left off: `async with … as c: async for record in c`.
+
+        `start` counts only where the group has no committed offset. `auto_commit`: every 5 s or 1,000
+        records, and on clean exit, finished records are committed.
+        """
+        return TopicConsumer(self, group, partitions=partitions, start=start, auto_commit=auto_commit)
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.name!r}>"
+
+
+def _place(at: str) -> At:
+    try:
+        return {"earliest": At.EARLIEST, "latest": At.LATEST}[at]
+    except KeyError:
+        raise Invalid(f"{at!r} is no place in a partition", hint="earliest, latest or a datetime") from None
+
+
+def _metadata_of(placed: Placed, timestamp: datetime | None) -> RecordMetadata:
+    return RecordMetadata(
+        placed.partition,
+        placed.offset,
+        instant_of(placed.time if timestamp is None else ms_at(timestamp)),
+        placed.duplicate,
+        placed.durability,
+    )
+
+
+def _metadata_in(stretch: Stretch, index: int) -> RecordMetadata:
+    confirm = stretch.confirm
+    return RecordMetadata(
+        confirm.partition,
+        confirm.first + stretch.first + index,
+        instant_of(confirm.time),
+        confirm.duplicate,
+        confirm.durability,
+    )
+
+
+def _receipts(stretches: list[Stretch]) -> Receipts[RecordMetadata]:
+    return Receipts(stretches, [stretch.messages for stretch in stretches], _metadata_in)
