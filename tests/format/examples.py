@@ -1,0 +1,160 @@
+"""One example of everything that crosses the wire. `wire.txt` holds the bytes of each."""
+
+from typing import Any, NamedTuple
+
+import msgpack
+
+from penstock_protocol.batch import BatchBuilder, Kind
+from penstock_protocol.errors import Error, OffsetOutOfRange, QueueFull
+from penstock_protocol.frame import Buffer
+from penstock_protocol.link import Link, Role
+from penstock_protocol.messages import queues as q
+from penstock_protocol.messages import session as s
+from penstock_protocol.messages import topics as t
+from penstock_protocol.messages.schema import pack_document
+from penstock_protocol.slices import REDELIVERED, Range, Slice, encode_ranges, encode_slice
+from penstock_protocol.verbs import BY_REQUEST, VERBS, Verb
+
+BY_NAME = {verb.name: verb for verb in VERBS}
+CORRELATION = 0x01020304
+SESSION, NODE, LOG = (bytes(range(start, start + 16)) for start in (0x10, 0x20, 0x30))
+TIME = 1_700_000_000_000
+SETTINGS = {"visibility_timeout": 30.0, "max_attempts": 5, "dead_letter": None, "retry": (1, 2, 300, 0.2)}
+
+
+def _plain() -> bytes:
+    builder = BatchBuilder()
+    builder.extend([b"one", b"", b"three"])
+    return builder.encode(producer_id=7, sequence=3)
+
+
+def _rich() -> bytes:
+    builder = BatchBuilder()
+    builder.add(b"one", [(Kind.KEY, msgpack.packb(b"k")), (Kind.HEADERS, msgpack.packb({"a": 1}))])
+    builder.add(b"two", [(Kind.TIMESTAMP, TIME)])
+    builder.add(b"", [(Kind.KEY, msgpack.packb(b"")), (Kind.ABSENT, 1)])
+    return builder.encode()
+
+
+PLAIN_BATCH, RICH_BATCH = _plain(), _rich()
+BATCHES = {"plain, of producer 7, sequence 3": PLAIN_BATCH, "with every column in use": RICH_BATCH}
+SLICE = Slice(
+    token=2**62 + 1,
+    first=100,
+    origin_first=40,
+    time=TIME,
+    origin_log=LOG,
+    lease=30_000,
+    partition=0,
+    messages=3,
+    attempt=2,
+    delivery=4,
+    flags=REDELIVERED,
+    batch_length=len(PLAIN_BATCH),
+)
+RANGES = [Range(2**62 + 1, 100, 0, 3), Range(5, 7, 2, 1)]
+DELIVERY = encode_slice(SLICE, int.from_bytes(PLAIN_BATCH[4:8], "little")) + PLAIN_BATCH
+
+
+class Example(NamedTuple):
+    """A message as one side sends it: a request or push, or the reply (or error) to the verb `to`."""
+
+    message: Any
+    to: str | None = None
+
+    @property
+    def name(self) -> str:
+        said = type(self.message).__name__
+        return f"{said} to {self.to}" if self.to else said
+
+    @property
+    def is_error(self) -> bool:
+        return isinstance(self.message, Error)
+
+    @property
+    def verb(self) -> Verb:
+        return BY_NAME[self.to] if self.to else BY_REQUEST[type(self.message)]
+
+
+def buffers(example: Example) -> list[Buffer]:
+    """What goes over the wire for it, under a correlation of its own unless it is pushed."""
+    link = Link(Role.CLIENT)
+    if example.to:
+        return link.reply(example.verb, CORRELATION, example.message)
+    return link.request(example.message, 0 if example.verb.pushed else CORRELATION)
+
+
+LIMITS = {
+    "frame_bytes": 8_388_608,
+    "batch_bytes": 1_048_576,
+    "batch_count": 10_000,
+    "message_bytes": 1_048_576,
+    "requests": 4096,
+    "session_grace_ms": 10_000,
+    "ping_ms": 30_000,
+}
+EXAMPLES = [
+    Example(s.Hello(s.MAGIC, 1, 1, SESSION, 7, "example", None)),
+    Example(s.Welcome(1, "penstock 0.1.0", NODE, 3, False, 1_048_576, TIME, LIMITS), "HELLO"),
+    Example(s.Ping()),
+    Example(s.Pong(TIME), "PING"),
+    Example(s.Goodbye()),
+    Example(s.Done(), "GOODBYE"),
+    Example(s.Cancel(12)),
+    Example(q.Enqueue("emails", PLAIN_BATCH)),
+    Example(q.Confirm(0, 100, 3, False, "fsync", 68, TIME, LOG), "ENQUEUE"),
+    Example(QueueFull("emails holds 1,000 messages", retry_after=0.5), "ENQUEUE"),
+    Example(q.Receive("emails", 10, 20_000)),
+    Example(q.Delivery(1, DELIVERY), "RECEIVE"),
+    Example(q.Ack("emails", encode_ranges(RANGES))),
+    Example(q.Settled(4, b""), "ACK"),
+    Example(q.Nack("emails", q.Outcome.RETRY, None, "ValueError: no address", encode_ranges(RANGES))),
+    Example(q.Settled(3, encode_ranges(RANGES[1:])), "NACK"),
+    Example(q.Extend("emails", 60_000, encode_ranges(RANGES))),
+    Example(q.Settled(4, b""), "EXTEND"),
+    Example(q.Consume("emails", 1, 10, 30_000, 0, False, (2**62 + 1).to_bytes(8, "little"))),
+    Example(s.Done(), "CONSUME"),
+    Example(q.Credit(1, 5)),
+    Example(q.Stop(1)),
+    Example(s.Done(), "STOP"),
+    Example(q.Deliver(1, 1, DELIVERY)),
+    Example(t.Produce("clicks", 2, RICH_BATCH)),
+    Example(q.Confirm(2, 40, 3, True, "interval", 140, TIME, LOG), "PRODUCE"),
+    Example(t.Fetch("clicks", 2, 40, 500, 1_048_576, 0)),
+    Example(t.Fetched(1, 0, 43, DELIVERY), "FETCH"),
+    Example(OffsetOutOfRange("clicks/2 begins at 40", detail={"start": 40, "end": 43}), "FETCH"),
+    Example(t.Commit("audit", "clicks", ((0, 17, ""), (2, 43, "nightly")), None, 0)),
+    Example(s.Done(), "COMMIT"),
+    Example(t.Offsets("audit", "clicks")),
+    Example(s.Document(pack_document([[0, 17, "", TIME], [2, 43, "nightly", TIME]])), "OFFSETS"),
+    Example(t.Offset("clicks", 2, t.At.TIME, TIME)),
+    Example(t.OffsetReply(41), "OFFSET"),
+    Example(q.CreateQueue("emails", SETTINGS, "check")),
+    Example(s.Document(pack_document({"name": "emails"})), "CREATE_QUEUE"),
+    Example(q.AlterQueue("emails", {"max_attempts": 7})),
+    Example(s.Document(pack_document({"name": "emails"})), "ALTER_QUEUE"),
+    Example(q.DeleteQueue("emails")),
+    Example(s.Done(), "DELETE_QUEUE"),
+    Example(q.ListQueues("e", "", 1000)),
+    Example(s.Document(pack_document([{"name": "emails"}])), "LIST_QUEUES"),
+    Example(q.DescribeQueue("emails")),
+    Example(s.Document(pack_document({"name": "emails", "ready": 3})), "DESCRIBE_QUEUE"),
+    Example(q.Purge("emails")),
+    Example(s.Document(pack_document({"purged": 3})), "PURGE"),
+    Example(q.Peek("emails", 10, "ready")),
+    Example(q.Delivery(0, b""), "PEEK"),
+    Example(t.CreateTopic("clicks", {"partitions": 4}, "keep")),
+    Example(s.Document(pack_document({"name": "clicks"})), "CREATE_TOPIC"),
+    Example(t.AlterTopic("clicks", {"retention": None})),
+    Example(s.Document(pack_document({"name": "clicks"})), "ALTER_TOPIC"),
+    Example(t.DeleteTopic("clicks")),
+    Example(s.Done(), "DELETE_TOPIC"),
+    Example(t.ListTopics("", "clicks", 10)),
+    Example(s.Document(pack_document([])), "LIST_TOPICS"),
+    Example(t.DescribeTopic("clicks")),
+    Example(s.Document(pack_document({"name": "clicks", "partitions": 4})), "DESCRIBE_TOPIC"),
+    Example(t.ListGroups("", "", 10)),
+    Example(s.Document(pack_document(["audit"])), "LIST_GROUPS"),
+    Example(t.DescribeGroup("audit")),
+    Example(s.Document(pack_document([["clicks", 2, 43, 43, 0, 0.0, None]])), "DESCRIBE_GROUP"),
+]

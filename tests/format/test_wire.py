@@ -1,0 +1,111 @@
+"""The bytes of the wire are those of `wire.txt`, in both directions."""
+
+import pytest
+from tests.format.examples import (
+    BATCHES,
+    CORRELATION,
+    DELIVERY,
+    EXAMPLES,
+    PLAIN_BATCH,
+    RANGES,
+    RICH_BATCH,
+    SLICE,
+    Example,
+    buffers,
+)
+from tests.format.golden import WIRE, pieces, read
+
+from penstock_protocol.batch import HEADER_BYTES, BatchView, Kind, renumbered, sealed
+from penstock_protocol.errors import Error
+from penstock_protocol.frame import HEADER, FrameDecoder
+from penstock_protocol.limits import FRAME_BYTES_MAX
+from penstock_protocol.link import Link, Received, Role, State
+from penstock_protocol.messages.session import Hello, Welcome
+from penstock_protocol.slices import decode_ranges, decode_slices
+from penstock_protocol.verbs import VERBS
+
+GOLDEN = read(WIRE)
+PIECES = {title: data for title, data, _ in pieces()}
+
+
+def received(example: Example, data: bytes) -> Received:
+    """What the other side makes of it."""
+    from_broker = example.to or example.verb.pushed
+    link = Link(Role.CLIENT if from_broker else Role.SERVER)
+    if not isinstance(example.message, (Hello, Welcome)):
+        link.state = State.OPEN
+    (found,) = link.receive(data)
+    return found
+
+
+def test_golden_file_holds_every_piece_and_nothing_else() -> None:
+    assert GOLDEN.keys() == PIECES.keys()
+
+
+@pytest.mark.parametrize("title", PIECES)
+def test_encoding_gives_the_golden_bytes(title: str) -> None:
+    assert PIECES[title].hex(" ") == GOLDEN[title].hex(" ")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_golden_bytes_decode_to_the_message(example: Example) -> None:
+    found = received(example, GOLDEN[example.name])
+    assert found.verb == example.verb
+    assert found.correlation == (0 if example.verb.pushed else CORRELATION)
+    assert found.is_reply == bool(example.to)
+    if example.is_error:
+        assert isinstance(found.message, Error)
+        assert isinstance(found.message, type(example.message))
+        assert vars(found.message) == vars(example.message)
+    else:
+        assert found.message == example.message
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_golden_frame_is_one_whole_frame(example: Example) -> None:
+    (frame,) = FrameDecoder(FRAME_BYTES_MAX).feed(GOLDEN[example.name])
+    assert frame.verb == example.verb.code
+    assert b"".join(buffers(example)) == GOLDEN[example.name]
+
+
+def test_every_verb_has_an_example_of_its_request_and_of_its_reply() -> None:
+    asked = {example.verb.name for example in EXAMPLES if not example.to}
+    answered = {example.to for example in EXAMPLES if example.to and not example.is_error}
+    assert asked == {verb.name for verb in VERBS}
+    assert answered == {verb.name for verb in VERBS if verb.reply}
+
+
+def test_golden_frame_header_decodes() -> None:
+    assert HEADER.unpack(GOLDEN["frame header"]) == (27, CORRELATION, 5, 16, 3, 0)
+
+
+@pytest.mark.parametrize("title", BATCHES)
+def test_golden_batch_decodes(title: str) -> None:
+    view = BatchView(GOLDEN[f"batch {title}"])
+    view.check(100)
+    assert view.view == BATCHES[title]
+
+
+def test_golden_plain_batch_says_what_it_holds() -> None:
+    view = BatchView(GOLDEN["batch plain, of producer 7, sequence 3"])
+    assert (view.count, view.producer_id, view.sequence) == (3, 7, 3)
+    assert (view.ends(), bytes(view.bodies())) == ([3, 3, 8], b"onethree")
+    assert renumbered(bytes(view.view), 7, 3) == PLAIN_BATCH
+
+
+def test_golden_rich_batch_says_what_it_holds() -> None:
+    view = BatchView(GOLDEN["batch with every column in use"])
+    assert [bytes(cell) for cell in view.cells(Kind.KEY) or ()] == [b"\xc4\x01k", b"", b"\xc4\x00"]
+    assert [bytes(cell) for cell in view.cells(Kind.HEADERS) or ()] == [b"\x81\xa1a\x01", b"", b""]
+    assert view.integers(Kind.TIMESTAMP) == [0, 1_700_000_000_000, 0]
+    assert view.integers(Kind.ABSENT) == [0, 0, 1]
+    assert sealed(3, 4, 0, 0, bytes(view.view[HEADER_BYTES:])) == RICH_BATCH
+
+
+def test_golden_slice_and_its_batch_decode() -> None:
+    delivery = GOLDEN["Delivery to RECEIVE"][-len(DELIVERY) :]
+    assert decode_slices(memoryview(delivery), 1) == [(SLICE, memoryview(PLAIN_BATCH))]
+
+
+def test_golden_ranges_decode() -> None:
+    assert decode_ranges(memoryview(GOLDEN["ranges"])) == RANGES
