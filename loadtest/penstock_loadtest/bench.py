@@ -115,7 +115,7 @@ def client_process(work: Work, url: str, arguments: tuple[int, int, int], go: An
 
 def _runner() -> Callable[[Any], Any]:
     try:
-        import uvloop  # noqa: PLC0415 - the bench also runs where only the client is installed
+        import uvloop
     except ImportError:
         return asyncio.run
     return uvloop.run
