@@ -56,9 +56,9 @@ class RawClient:
         received = self.next()
         if received is None:
             raise ConnectionError("the broker closed the connection")
-        assert received.correlation == correlation
         if isinstance(received.message, Error):
             raise received.message
+        assert received.correlation == correlation
         return received.message
 
     def create_queue(self, name: str, **settings: Any) -> None:

@@ -80,7 +80,7 @@ class Peer(asyncio.BufferedProtocol):
         reached = self._listener.admit(self)
         if reached is not None:
             hint = f"close connections that are not needed, or raise `server.{reached}`"
-            self._refuse(reached, Busy(f"the broker has {reached} connections", hint=hint))
+            self._refuse(reached, Busy("the broker takes no more connections now", hint=hint))
             return
         self._transport.set_write_buffer_limits(high=WRITE_BYTES_MAX)
         self._connection = self._turns.core.connected(self)
