@@ -56,9 +56,9 @@ class Burial:
     def retry(self, queue: Queue, now: Now) -> None:
         """Dead letters that waited for room are judged dead again, once there is some."""
         target = self._registry.queues.get(queue.policy.dead_letter or "")
-        if target is not None and target.policy.max_messages is not None:
-            if target.messages >= target.policy.max_messages:
-                return
+        limit = target.policy.max_messages if target is not None else None
+        if target is not None and limit is not None and target.messages >= limit:
+            return
         for first, messages in queue.parked():
             queue.states.move(first, messages, Event.DUE)
             queue.states.move(first, messages, Event.HAND_OUT)

@@ -7,6 +7,7 @@ Nothing here awaits, reads a clock or touches a file, so nothing needs a lock an
 simulator. An output leaves only when what it says is durable.
 """
 
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -34,13 +35,26 @@ from penstock_broker.storage.node import NODE
 from penstock_broker.topics.partition import Partition
 from penstock_broker.topics.topic import Topic
 from penstock_protocol.batch import BatchView
-from penstock_protocol.errors import Busy, Closing, Corrupt, Error, NotFound, Refused, SequenceGap
+from penstock_protocol.errors import (
+    Busy,
+    Closing,
+    Corrupt,
+    Error,
+    NotFound,
+    Refused,
+    SequenceGap,
+    Unauthenticated,
+)
+from penstock_protocol.limits import MIB
 from penstock_protocol.messages.queues import Confirm, Deliver, Enqueue
 from penstock_protocol.messages.session import Hello
 from penstock_protocol.messages.topics import Produce
 from penstock_protocol.verbs import Verb
 
 SPACE_ALARM = "space"
+DEFERRED_ALARM = "deferred"
+BURST_BYTES_MAX = 2 * MIB
+"""Payload for one connection in one turn; the rest waits until its socket has taken that."""
 
 
 class Core:
@@ -68,12 +82,16 @@ class Core:
         self.deliveries = Deliveries(self.engine, self.burial, self._alarms, self)
         self.presence = Presence(self.deliveries, self._alarms, settings.session_grace_ms)
         self._shutdown = Shutdown(self)
-        self._now = now
+        self._now = Now(now.mono, max(now.wall, self.engine.journal.time))
         self._published = 0
         """Bytes of publishes that are not confirmed yet, all connections."""
         self.payload_bytes = 0
         self.stale_settles = 0
         self._outputs: list[Output] = []
+        self._burst: Counter[Connection] = Counter()
+        """Payload bytes this turn, per connection."""
+        self._deferred: list[Answer] = []
+        """Readings for connections that have enough for this turn."""
         self.registry.on_gone = self._gone
         for queue in self.registry.queues.values():
             self.deliveries.arm(queue, now)
@@ -97,9 +115,9 @@ class Core:
 
     def handle(self, connection: Connection, verb: Verb, correlation: int, message: Any, now: Now) -> None:
         """One message of a peer: a request, or the `Error` that its content amounts to."""
-        if connection.closed:
+        if connection.closed or connection.parting:
             return
-        self._now = now
+        now = self._at(now)
         call = Call(connection, verb, correlation, now)
         connection.requests += bool(correlation)
         try:
@@ -109,20 +127,24 @@ class Core:
                 raise Busy(
                     f"more than {self.settings.requests_max:,} requests without a reply", retry_after=0.05
                 )
+            if connection.session is None and not isinstance(message, Hello):
+                raise Unauthenticated("the handshake was refused")
             if self._shutdown.closed and not isinstance(message, Hello):
                 raise Closing("the broker is stopping", retry_after=1.0)
             HANDLERS[verb.code](self, call, message)
         except Refused as error:
             self._refuse(call, message, error)
+        if connection.session is None:
+            self.presence.part(connection, "the handshake was refused")
 
     def disconnected(self, connection: Connection, now: Now) -> None:
         """The socket is gone."""
-        self._now = now
+        now = self._at(now)
         self.presence.lost(connection, now)
 
     def blocked(self, connection: Connection, blocked: bool, now: Now) -> None:
         """The socket's write buffer went over its mark, or fell below it again."""
-        self._now = now
+        self._at(now)
         connection.blocked = blocked
         session = connection.session
         if session is not None and not blocked:
@@ -133,27 +155,35 @@ class Core:
 
     def done(self, job: Job, result: object, now: Now) -> None:
         """The result of a job, or the exception it raised. `StorageFailed`: the broker must stop."""
-        self._now = now
+        self._at(now)
         self.engine.done(job, result)
 
     def tick(self, now: Now) -> int | None:
         """Do what time has brought about; the mono ms at which it will next."""
-        self._now = now
+        now = self._at(now)
         for key in self._alarms.due(now.mono):
             if isinstance(key, Queue | Partition):
                 if self.registry.get(key.uuid) is key:
                     self.deliveries.due(key, now)
             elif isinstance(key, Session):
                 self.presence.end(key, now)
-            else:
+            elif key == SPACE_ALARM:
                 self._alarms.set(SPACE_ALARM, self.engine.tick(now.mono, now.wall))
+        return self._alarms.next()
+
+    @property
+    def deadline(self) -> int | None:
+        """The mono ms at which `tick` is due next, as far as is known now."""
         return self._alarms.next()
 
     def drain(self, now: Now) -> list[Output]:
         """What is to be sent, closed and run, in order."""
-        self._now = now
+        now = self._at(now)
         self._shutdown.step(now)
         released = self.engine.journal.released
+        self._burst.clear()
+        released += self._deferred
+        self._deferred.clear()
         while True:
             self.deliveries.run(now)
             if not released:
@@ -165,12 +195,14 @@ class Core:
         self._outputs += self.presence.closing
         self.presence.closing.clear()
         self._outputs += self.engine.jobs(now.wall)
+        if any(not answer.call.connection.blocked for answer in self._deferred):
+            self._alarms.set(DEFERRED_ALARM, now.mono)
         outputs, self._outputs = self._outputs, []
         return outputs
 
     def stop(self, now: Now) -> None:
         """Begin a clean stop: nothing new is accepted, everything known is made durable."""
-        self._now = now
+        now = self._at(now)
         self._shutdown.begin(now)
 
     @property
@@ -185,7 +217,14 @@ class Core:
 
     def facts(self, now: Now) -> NodeFacts:
         """What can be observed."""
-        return observe(self, now)
+        return observe(self, self._at(now))
+
+    def _at(self, now: Now) -> Now:
+        """The instant, by a wall clock that never runs backwards: where the machine's does, ours goes on at
+        the pace of the monotonic one."""
+        before = self._now
+        self._now = Now(now.mono, max(now.wall, before.wall + now.mono - before.mono))
+        return self._now
 
     # ---- What handlers use
 
@@ -251,7 +290,8 @@ class Core:
             and not isinstance(error, SequenceGap)
         ):
             self.registry.queues[message.queue].refused[type(error).__name__] += 1
-        if isinstance(message, Enqueue | Produce) and error.retriable:
+        at_once = isinstance(message, Enqueue | Produce) and error.retriable
+        if at_once or call.connection.session is None:
             self.answer(call, error, 0)
         else:
             self.answer(call, error)
@@ -268,6 +308,9 @@ class Core:
         if connection is None or connection.closed:
             if reading is not None and reading.lost is not None:
                 reading.lost()
+            return
+        if reading is not None and (connection.blocked or self._burst[connection] > BURST_BYTES_MAX):
+            self._deferred.append(answer)
             return
         message = answer.message if reading is None else self._read(answer, reading)
         if message is None:
@@ -290,6 +333,7 @@ class Core:
             message = materialize(reading, self.engine.reads)
         except Corrupt as error:
             return error if answer.call.correlation else None
+        self._burst[answer.call.connection] += sum(len(data) for data in getattr(message, "payload", ()))
         if reading.started is not None and not reading.started(self._now):
             assert reading.lost is not None
             reading.lost()

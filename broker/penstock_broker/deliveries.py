@@ -161,7 +161,7 @@ class Deliveries:
     def release_held(
         self, session: Session, queue: Queue, number: int | None, held: set[int], now: Now
     ) -> None:
-        """Release what a session holds in a queue (through one subscription), but for the tokens in `held`."""
+        """Release what a session holds in a queue (through one subscription), but for `held` tokens."""
         for lease in queue.leases:
             ours = lease.holder is session and number in (None, lease.subscription)
             if ours and lease.token not in held:

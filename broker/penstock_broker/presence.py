@@ -39,7 +39,7 @@ class Presence:
             self.closing.append(Close(session.connection, "the session has a newer connection"))
             self.leave_connection(session.connection)
         session.connection = connection
-        session.producer_id = producer_id
+        session.producer_ids.add(producer_id)
         connection.session = session
         if producer_id:
             self._producers[producer_id] = session
@@ -83,12 +83,18 @@ class Presence:
         session.subscriptions.clear()
         for queue in session.queues:
             self._deliveries.release_held(session, queue, None, set(), now)
-        for producer_id in [p for p, owner in self._producers.items() if owner is session]:
-            del self._producers[producer_id]
+        for producer_id in session.producer_ids:
+            if self._producers.get(producer_id) is session:
+                del self._producers[producer_id]
         self._alarms.set(session, None)
 
     def goodbye(self, call: Call) -> None:
         """The client leaves in order."""
         if call.connection.session is not None:
             self.end(call.connection.session, call.now)
-        self.closing.append(Close(call.connection, "goodbye"))
+        self.part(call.connection, "goodbye")
+
+    def part(self, connection: Connection, reason: str) -> None:
+        """Close the connection behind what it was answered."""
+        connection.parting = True
+        self.closing.append(Close(connection, reason))

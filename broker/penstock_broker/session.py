@@ -12,7 +12,7 @@ from penstock_broker.queues.handout import Subscription
 class Connection:
     """One socket as the core knows it. `peer` is the shell's handle and opaque here."""
 
-    __slots__ = ("blocked", "closed", "peer", "published", "requests", "session", "waits")
+    __slots__ = ("blocked", "closed", "parting", "peer", "published", "requests", "session", "waits")
 
     def __init__(self, peer: object) -> None:
         self.peer = peer
@@ -20,6 +20,8 @@ class Connection:
         self.blocked = False
         """The socket's write buffer is over its mark: nothing with payload is handed out to it."""
         self.closed = False
+        self.parting = False
+        """It will be closed: replies still go out, requests are not looked at."""
         self.requests = 0
         """Requests without a reply yet."""
         self.published = 0
@@ -31,11 +33,11 @@ class Connection:
 class Session:
     """A client's presence: named in HELLO, ended by GOODBYE or `session_grace` after its socket was lost."""
 
-    __slots__ = ("client", "connection", "name", "producer_id", "queues", "subscriptions")
+    __slots__ = ("client", "connection", "name", "producer_ids", "queues", "subscriptions")
 
     def __init__(self, name: bytes, producer_id: int, client: str) -> None:
         self.name = name
-        self.producer_id = producer_id
+        self.producer_ids = {producer_id}
         self.client = client
         self.connection: Connection | None = None
         self.subscriptions: dict[int, Subscription] = {}

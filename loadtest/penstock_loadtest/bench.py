@@ -273,9 +273,8 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="part of the full number of messages")
     arguments = parser.parse_args()
     versions = ", ".join(f"{name} {version(name)}" for name in ("penstock", "uvloop", "msgpack"))
-    print(
-        f"durability fsync; {os.cpu_count()} cores; {platform.platform()}; Python {platform.python_version()}; {versions}"
-    )
+    machine = f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}"
+    print(f"durability fsync; {machine}, {versions}")
     print(f"{'scenario':34}  {'figure':>14}  {'ratio':30}  broker")
     for name in arguments.scenario or SCENARIOS:
         print("{:34}  {:>14}  {:30}  {}".format(*SCENARIOS[name](arguments.scale)), flush=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock_broker.catalogue import Item, check_name, part_for
 from penstock_broker.handlers.queues import check_between
-from penstock_broker.queues.policy import DEAD_SUFFIX, policy_for
+from penstock_broker.queues.policy import DEAD_SUFFIX, Policy, policy_for
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.storage.entries import Kind, Part
@@ -31,6 +31,12 @@ def _check_if_exists(value: str) -> None:
         raise Invalid(f"if_exists={value!r} is not allowed", hint=f"allowed: {', '.join(IF_EXISTS)}")
 
 
+def _check_dead_letter(policy: Policy) -> None:
+    """It is created on first need, so its name must be one."""
+    if policy.dead_letter is not None:
+        check_name(policy.dead_letter, derived=True)
+
+
 def _check_same(what: str, has: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises `Conflict` naming each setting that was passed and differs."""
     other = {name: value for name, value in wanted.items() if has[name] != value}
@@ -50,6 +56,7 @@ def create_queue(core: "Core", call: "Call", request: q.CreateQueue) -> None:
     existing = core.registry.catalogue.get("queue", name)
     if existing is None:
         policy = policy_for(name, request.settings)
+        _check_dead_letter(policy)
         item = Item("queue", name, core.new_uuid(), policy.as_map(), ())
         core.engine.append([part_for(Kind.CREATE, item)], wall=call.now.wall)
     elif request.if_exists == "alter":
@@ -70,6 +77,7 @@ def alter_queue(core: "Core", call: "Call", request: q.AlterQueue) -> None:
 def _alter_queue(core: "Core", name: str, settings: Mapping[str, Any], now: "Now") -> None:
     queue = core.registry.queue(name)
     policy = policy_for(name, settings, queue.policy)
+    _check_dead_letter(policy)
     if policy != queue.policy:
         item = Item("queue", name, queue.uuid, policy.as_map(), ())
         core.engine.append([part_for(Kind.ALTER, item)], wall=now.wall)

@@ -28,7 +28,7 @@ def commit(core: "Core", call: "Call", request: t.Commit) -> None:
         partition = core.registry.partition(request.topic, number)
         if offset > partition.log.end:
             raise OffsetOutOfRange(
-                f"offset {offset} is beyond the end of {request.topic}/{number}, which is {partition.log.end}",
+                f"offset {offset} is beyond {partition.log.end}, the end of {request.topic}/{number}",
                 detail={"start": partition.log.start, "end": partition.log.end},
             )
         if len(metadata.encode()) > limits.METADATA_BYTES_MAX:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from penstock_broker.outputs import Close
 from penstock_broker.queues.handout import Waiter
 from penstock_broker.queues.queue import Queue
 from penstock_protocol import WIRE_VERSION
@@ -19,19 +18,15 @@ SESSION_NAME_BYTES = 16
 
 def hello(core: "Core", call: "Call", request: Hello) -> None:
     """The handshake. A peer that speaks no common version is refused and closed."""
-    try:
-        if request.magic != MAGIC or len(request.session) != SESSION_NAME_BYTES:
-            raise Invalid("HELLO needs the magic and a session name of 16 bytes")
-        if not request.version_min <= WIRE_VERSION <= request.version_max:
-            raise Unsupported(
-                f"this broker speaks wire version {WIRE_VERSION}, "
-                f"the client {request.version_min} to {request.version_max}"
-            )
-        if request.producer_id > PRODUCER_ID_MAX:
-            raise Invalid("the producer id is above 2^63 - 1")
-    except (Invalid, Unsupported):
-        core.presence.closing.append(Close(call.connection, "the handshake was refused"))
-        raise
+    if request.magic != MAGIC or len(request.session) != SESSION_NAME_BYTES:
+        raise Invalid("HELLO needs the magic and a session name of 16 bytes")
+    if not request.version_min <= WIRE_VERSION <= request.version_max:
+        raise Unsupported(
+            f"this broker speaks wire version {WIRE_VERSION}, "
+            f"the client {request.version_min} to {request.version_max}"
+        )
+    if request.producer_id > PRODUCER_ID_MAX:
+        raise Invalid("the producer id is above 2^63 - 1")
     resumed = core.presence.join(call.connection, request.session, request.producer_id, request.client)
     settings = core.settings
     limits = {

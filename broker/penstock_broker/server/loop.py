@@ -20,10 +20,6 @@ from penstock_broker.storage.files import Job, StorageError, Write
 if TYPE_CHECKING:
     from penstock_broker.core import Core
 
-AFTERTHOUGHT_MS = 5
-"""A turn with outputs is followed by one within this time: what left may have set deadlines of its own
-(a lease begins when its delivery leaves) after the core named its next one."""
-
 
 class Peer(Protocol):
     """What the core's `Connection.peer` is here: the other end of a socket."""
@@ -110,13 +106,10 @@ class Turns:
         self._enter(self._turn)
 
     def _turn(self, now: Now) -> None:
-        deadline = self.core.tick(now)
-        outputs = self.core.drain(now)
-        self._hand_out(outputs)
-        if outputs:
-            soon = now.mono + AFTERTHOUGHT_MS
-            deadline = soon if deadline is None else min(deadline, soon)
-        self._set_timer(deadline)
+        self.core.tick(now)
+        self._hand_out(self.core.drain(now))
+        # What left may have set deadlines of its own: a lease begins when its delivery leaves.
+        self._set_timer(self.core.deadline)
         self._after()
 
     def _hand_out(self, outputs: list[Output]) -> None:

@@ -130,6 +130,7 @@ class Journal(Generic[T]):
         """Oldest first; the last one gathers."""
         self._in_flight: Write | None = None
         self._buffers: list[bytearray] = []
+        self._buffer_bytes = min(BLOCK_BYTES_MAX, settings.file_max)
         self.released: list[T] = []
         """What waited and now may leave, in position order."""
         self.files: list[JournalFile] = []
@@ -244,10 +245,8 @@ class Journal(Generic[T]):
             raise Busy("every block buffer is full: the disk is slower than the publishers", retry_after=0.01)
         if alone:
             buffer = bytearray(padded(needed))
-        elif self._buffers and capacity == BLOCK_BYTES_MAX:
-            buffer = self._buffers.pop()
         else:
-            buffer = bytearray(capacity)
+            buffer = self._buffers.pop() if self._buffers else bytearray(self._buffer_bytes)
         start = padded(self.end) if block is None else block.end
         fresh = Block[T](start, buffer, alone=alone)
         self._blocks.append(fresh)
@@ -343,7 +342,7 @@ class Journal(Generic[T]):
         self.released += block.waiting
         block.waiting = []
         block.view.release()
-        if len(block.buffer) == BLOCK_BYTES_MAX and len(self._buffers) < BUFFERS_KEPT:
+        if not block.alone and len(self._buffers) < BUFFERS_KEPT:
             self._buffers.append(block.buffer)
         self.end = max(self.end, self.durable)
 

@@ -82,6 +82,8 @@ class Partition:
 
     def satisfied(self) -> list[Parked]:
         """Parked FETCHes that have records now; they wait no more."""
+        if not self._parked:
+            return []
         end = self.log.end
         found = [parked for parked in self._parked if parked.request.offset < end]
         if found:
