@@ -1,62 +1,99 @@
-"""Publishes: gathered into batches, numbered, sent within credit, sent again until their outcome is known."""
+"""Publishes of one client: gathered into batches, sent within credit, sent until their outcome is known.
+
+A message goes from the caller into the batch that gathers for its address, and its caller waits on a future;
+at the end of the loop turn the batches are sent. What a reply means for the order of things is the lanes'
+business; here are credit, the pending bound, time, and who is told what.
+
+Invariants: a batch ends exactly once, as confirmed, refused or unknown; a caller that leaves never takes a
+batch with it that was sent; what is gathered or unconfirmed stays below `max_pending_bytes` plus one batch.
+"""
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from copy import copy
+from functools import partial
+from random import Random
+from typing import Any, TypeAlias, TypeVar
 
+from penstock import retry
+from penstock.bulk import Bulk, Stretch
 from penstock.connection import Wire
-from penstock_protocol.batch import Kind
-from penstock_protocol.messages.queues import Confirm, Enqueue
-from penstock_protocol.messages.topics import Produce
+from penstock.errors import Busy, ClientClosed, Disconnected, Error, OutcomeUnknown, TooLarge
+from penstock.lanes import Address, Batch, Caller, Lane, Outcome, Stage
+from penstock.values import Cells
+from penstock_protocol.errors import Cancelled, SequenceGap
+from penstock_protocol.errors import OutcomeUnknown as WireOutcomeUnknown
+from penstock_protocol.limits import MESSAGE_BYTES_MAX_DEFAULT, PRODUCER_ID_MAX
+from penstock_protocol.messages.queues import Confirm
+
+__all__ = ["Address", "Cells", "Publisher", "Route", "Stretch"]
 
 T = TypeVar("T")
-V = TypeVar("V")
-Cells: TypeAlias = Sequence[tuple[Kind, bytes | int]]
-
-
-class Address(NamedTuple):
-    """Where a batch goes; sequences are counted per address. `partition` is 0 for a queue."""
-
-    verb: type[Enqueue] | type[Produce]
-    name: str
-    partition: int = 0
-
+V = TypeVar("V", bound=Sequence[Any])
+R = TypeVar("R")
 
 Route: TypeAlias = Callable[[], Address]
 """Chooses the address of a batch when the batch is begun (sticky round robin). Hashable."""
 
 
-class Placed(NamedTuple):
-    """Where one message became durable. `time`: ms since 1970; `log`: the uuid in its id."""
-
-    partition: int
-    offset: int
-    time: int
-    duplicate: bool
-    durability: str
-    log: bytes
-
-
-class Stretch(NamedTuple):
-    """Messages of the input, one behind the other, that stand one behind the other in one batch: message i
-    of them has the offset `confirm.first + first + i`."""
-
-    confirm: Confirm
-    first: int
-    messages: int
-
-
 class Publisher:
-    """All publishes of one client."""
+    """All publishes of one client.
 
-    def __init__(self, wire: Wire, *, timeout: float, max_pending_bytes: int, linger: float) -> None:
-        raise NotImplementedError
+    `timeout`: seconds a batch may take, from its first message to its outcome. `linger`: seconds a batch
+    waits for more messages; 0 is the end of the loop turn.
+    """
+
+    def __init__(
+        self, wire: Wire, *, random: Random, timeout: float, max_pending_bytes: int, linger: float
+    ) -> None:
+        self._wire = wire
+        self._random = random
+        self._timeout = timeout
+        self._pending_max = max_pending_bytes
+        self._linger = linger
+        self._lanes: dict[Address, Lane] = {}
+        self._gathering: dict[Address | Route, Batch] = {}
+        self._ready: dict[Lane, None] = {}
+        self._woken = False
+        self._open = 0
+        self._credit = 0
+        self._pending = 0
+        self._waiting: deque[tuple[asyncio.Future[Any], Callable[[], None]]] = deque()
+        """Beyond the pending bound: who waits, and how it goes on."""
+        self._message_bytes_max = MESSAGE_BYTES_MAX_DEFAULT
+        wire.on_connected(self._connected)
+
+    # Gathering
 
     def publish(
-        self, to: Address | Route, body: bytes, cells: Cells = (), *, timeout: float | None = None
-    ) -> asyncio.Future[Placed]:
-        """Gather one message; it goes out with whatever else this turn of the loop brings for `to`."""
-        raise NotImplementedError
+        self,
+        to: Address | Route,
+        body: bytes,
+        cells: Cells,
+        view: Callable[[Confirm, int], R],
+        *,
+        timeout: float | None = None,
+    ) -> "asyncio.Future[R]":
+        """Gather one message; it goes out with whatever else this turn of the loop brings for `to`.
+
+        The future's result is `view` of the confirm and the message's index in it. Its exceptions: what the
+        broker refuses; `Disconnected` or `Busy` if it was surely not sent in time, else `OutcomeUnknown`,
+        whose `retry()` returns the result. Cancelling the future takes the message back unless it was sent.
+        Raises `TooLarge`, `ClientClosed`.
+        """
+        self.check(body)
+        loop = asyncio.get_running_loop()
+        caller: asyncio.Future[R] = loop.create_future()
+        if self._pending < self._pending_max and not self._waiting:
+            self._gather(to, body, cells, (caller, view))
+        else:
+            self._waiting.append((caller, partial(self._gather, to, body, cells, (caller, view))))
+            timeout = self._timeout if timeout is None else timeout
+        if timeout is not None:
+            timer = loop.call_later(timeout, self._caller_is_late, caller)
+            caller.add_done_callback(lambda _: timer.cancel())
+        return caller
 
     async def many(
         self,
@@ -70,16 +107,317 @@ class Publisher:
     ) -> V:
         """Publish `items` in order, lazily, pipelined; `view` of where they are, in the order of the input.
 
-        `encode` says for one item where it goes and what it is; it may raise. `plain`: where items that are
-        bytes go without asking `encode` (None: ask for each). Up to one batch per address it is atomic and
-        raises the plain error; longer input raises `BatchError` with `.receipts = view(…)`.
+        `encode` says of one item where it goes and what it is; it may raise. `plain`: where lists of bytes go
+        without asking `encode` (None: it is asked for each). `timeout` is for each batch. Up to one batch it
+        is all or nothing and raises the plain error; longer input raises `BatchError`.
         """
-        raise NotImplementedError
+        return await Bulk(self, encode, view, plain=plain, atomic=atomic, timeout=timeout).run(items)
+
+    def check(self, body: bytes) -> None:
+        """Raises `TooLarge` for a body above the broker's limit, and `ClientClosed`."""
+        if self._wire.closed:
+            raise ClientClosed("the client is closed")
+        if len(body) > self._message_bytes_max:
+            raise TooLarge(f"message of {len(body):,} bytes; the limit is {self._message_bytes_max:,}")
+
+    def _gather(self, to: Address | Route, body: bytes, cells: Cells, caller: Caller) -> None:
+        batch = self._gathering.get(to)
+        if batch is not None:
+            cost = batch.cost(body, cells)
+        if batch is None or not batch.gathering or not batch.fits(cost):
+            batch = self._begin(to)
+            cost = batch.cost(body, cells)
+        batch.add(body, cells, cost)
+        batch.callers.append(caller)
+        self._pending += cost
+
+    def _begin(self, to: Address | Route) -> Batch:
+        """A batch that gathers for `to` from now on; the one before it is full, or sent."""
+        before = self._gathering.get(to)
+        if before is not None:
+            before.gathering = False
+            self._wake(before.lane)
+        batch = self._gathering[to] = self.batch(to, self._tell_callers)
+        batch.gathering = True
+        self.submit(batch)
+        return batch
+
+    def batch(self, to: Address | Route, on_outcome: Callable[[Batch, Outcome], None]) -> Batch:
+        """An empty batch for `to`. `on_outcome` is called once, when its outcome is known."""
+        address = to() if callable(to) else to
+        lane = self._lanes.get(address)
+        if lane is None:
+            new_id = partial(self._random.randrange, 1, PRODUCER_ID_MAX)
+            lane = self._lanes[address] = Lane(address, self._wire.producer_id, new_id)
+        return Batch(lane, on_outcome)
+
+    def submit(self, batch: Batch, timeout: float | None = None) -> None:
+        """Send it when its turn has come. Its outcome is known, or unknown, within `timeout` seconds."""
+        seconds = self._timeout if timeout is None else timeout
+        batch.timer = asyncio.get_running_loop().call_later(seconds, self._time_is_up, batch)
+        batch.lane.queue.append(batch)
+        self._pending += batch.size
+        if batch.gathering and self._linger:
+            asyncio.get_running_loop().call_later(self._linger, self._wake, batch.lane)
+        else:
+            self._wake(batch.lane)
+
+    async def room(self) -> None:
+        """Return when less than the pending bound is gathered or unconfirmed."""
+        if self._pending >= self._pending_max or self._waiting:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((turn, partial(turn.set_result, None)))
+            await turn
+
+    # Sending
+
+    def _connected(self) -> None:
+        welcome = self._wire.welcome
+        assert welcome is not None
+        self._credit = welcome.credit
+        self._message_bytes_max = welcome.limits.get("message_bytes", MESSAGE_BYTES_MAX_DEFAULT)
+        for lane in self._lanes.values():
+            self._wake(lane)
+
+    def _wake(self, lane: Lane) -> None:
+        """Something about the lane has changed: look at the end of the turn what it can send."""
+        self._ready[lane] = None
+        if not self._woken:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Send what may be sent, one batch of each lane in turn."""
+        self._woken = False
+        while self._ready and self._wire.connected:
+            lane = next(iter(self._ready))
+            batch = lane.sendable()
+            if batch is not None and batch.size > self._credit and self._open:
+                return
+            del self._ready[lane]
+            if batch is not None:
+                if self._still_wanted(batch):
+                    self._send(lane.send())
+                self._ready[lane] = None
+
+    def _still_wanted(self, batch: Batch) -> bool:
+        """Whether any of its callers still waits; the messages of the others are taken back."""
+        if batch.data is not None or not batch.callers:
+            return True
+        before = batch.size
+        batch.forget_gone()
+        self._pending += batch.size - before
+        if batch.count:
+            return True
+        batch.lane.remove(batch)
+        self._end(batch, Cancelled("nobody waits for it"))
+        return False
+
+    def _send(self, batch: Batch) -> None:
+        assert batch.data is not None
+        self._credit -= len(batch.data)
+        self._open += 1
+        self._wire.post(batch.lane.address.request(batch.data), partial(self._replied, batch))
+
+    def _replied(self, batch: Batch, reply: Any) -> None:
+        self._open -= 1
+        if reply is not None:
+            assert batch.data is not None
+            self._credit += reply.credit if isinstance(reply, Confirm) else len(batch.data)
+        lane = batch.lane
+        if isinstance(reply, Confirm):
+            batch.confirm = reply
+        if batch.stage is not Stage.OPEN:  # it was given up meanwhile
+            return
+        if reply is None:
+            lane.came_back(batch, lost=True)
+        elif isinstance(reply, Confirm):
+            lane.confirmed(batch)
+            self._end(batch, reply)
+        elif isinstance(reply, (*retry.AGAIN, SequenceGap)):
+            self._refused_for_now(batch, reply)
+        else:
+            lane.refused(batch)
+            self._end(batch, reply)
+        self._wake(lane)
+
+    def _refused_for_now(self, batch: Batch, error: Error) -> None:
+        """Send it again, behind its predecessors and after a pause if it was not just out of turn."""
+        lane = batch.lane
+        first = batch.sequence == lane.expected
+        batch.refusal = error
+        if isinstance(error, SequenceGap):
+            if first and batch.doubt:  # the broker has forgotten this producer: nobody knows any more
+                self._give_up(lane)
+                return
+            if first:
+                lane.expected = error.detail.get("expected", 0)
+            batch.doubt = False
+        if batch.withdrawn is not None and not batch.doubt:
+            lane.refused(batch)
+            self._end(batch, batch.withdrawn)
+        else:
+            if first or not isinstance(error, SequenceGap):
+                lane.pauses = lane.pauses or retry.pauses(self._random)
+                lane.pause = max(lane.pause, retry.pause_after(error, lane.pauses))
+            lane.came_back(batch, lost=False)
+        if lane.pause and not lane.open:
+            lane.resting = True
+            asyncio.get_running_loop().call_later(lane.pause, self._rested, lane)
+
+    def _rested(self, lane: Lane) -> None:
+        lane.pause = 0.0
+        lane.resting = False
+        self._wake(lane)
+
+    # Outcomes
+
+    def _end(self, batch: Batch, outcome: Outcome) -> None:
+        """Its outcome is known, or known to be unknown. It has left its lane."""
+        batch.gathering = False
+        if batch.timer is not None:
+            batch.timer.cancel()
+        self._pending -= batch.size
+        batch.on_outcome(batch, outcome)
+        batch.callers = []
+        joiners, batch.joiners = batch.joiners, []
+        for joiner in joiners:
+            if not joiner.done():
+                joiner.set_result(outcome)
+        while self._waiting and self._pending < self._pending_max:
+            caller, go_on = self._waiting.popleft()
+            if not caller.done():
+                go_on()
+
+    def _tell_callers(self, batch: Batch, outcome: Outcome) -> None:
+        for index, (caller, view) in enumerate(batch.callers):
+            if caller.done():
+                continue
+            if isinstance(outcome, Confirm):
+                caller.set_result(view(outcome, index))
+            elif isinstance(outcome, OutcomeUnknown):
+                caller.set_exception(self._unknown(batch, partial(self._ask_for, batch, index, view)))
+            else:
+                caller.set_exception(copy(outcome))
+
+    def _time_is_up(self, batch: Batch) -> None:
+        if batch.in_doubt:
+            self._give_up(batch.lane)
+        else:
+            batch.lane.refused(batch)
+            self._end(batch, batch.withdrawn or batch.refusal or self._not_sent())
+            self._wake(batch.lane)
+
+    def _give_up(self, lane: Lane) -> None:
+        """The lane's open batches end as unknown: none of them can be confirmed without the first."""
+        for batch in lane.give_up():
+            self._end(batch, self._unknown(batch, partial(self.ask_again, batch)))
+        self._wake(lane)
+
+    def _caller_is_late(self, caller: asyncio.Future[Any]) -> None:
+        """Its own time is up; the batch goes on for the others, or without the message if not sent yet."""
+        for lane in self._lanes.values():
+            for batch in lane.batches():
+                for index, (other, view) in enumerate(batch.callers):
+                    if other is caller and batch.data is not None:
+                        repeat = partial(self._ask_for, batch, index, view)
+                        caller.set_exception(self._unknown(batch, repeat))
+                        return
+        caller.set_exception(self._not_sent())
+
+    def _not_sent(self) -> Error:
+        if self._wire.connected:
+            return Busy("the publish found no room on the connection in time", hint="publish less at once")
+        return Disconnected("the publish was not sent: there was no connection in time")
+
+    @staticmethod
+    def _unknown(batch: Batch, repeat: Callable[[], Awaitable[Any]]) -> OutcomeUnknown:
+        name = batch.lane.address.name
+        return OutcomeUnknown(f"a publish to {name!r} was not confirmed in time", repeat=repeat)
+
+    def withdraw(self, batch: Batch, why: Error) -> None:
+        """End a batch with `why` as soon as it is certain that it is not appended."""
+        if batch.stage is Stage.DONE:
+            return
+        batch.withdrawn = why
+        if not batch.in_doubt:
+            batch.lane.refused(batch)
+            self._end(batch, why)
+
+    # Asking again
+
+    async def ask_again(self, batch: Batch) -> Confirm:
+        """What became of a batch that ended as unknown, whoever asks and how often: it cannot be appended
+        twice. Raises what a publish raises."""
+        if batch.confirm is not None:
+            return batch.confirm
+        if batch.again is None:
+            batch.again = asyncio.ensure_future(self._ask_again(batch))
+            batch.again.add_done_callback(partial(self._asked, batch))
+        return await asyncio.shield(batch.again)
+
+    @staticmethod
+    def _asked(batch: Batch, task: asyncio.Task[Confirm]) -> None:
+        batch.again = None
+        if not task.cancelled() and task.exception() is None:
+            batch.confirm = task.result()
+
+    async def _ask_again(self, batch: Batch) -> Confirm:
+        if batch.stage is not Stage.DONE:  # it is being sent all the time
+            return await self._confirm_of(batch)
+        assert batch.data is not None
+        try:
+            confirm: Confirm = await self._wire.request(batch.lane.address.request(batch.data))
+        except SequenceGap as gap:
+            if gap.detail.get("expected", 0) < batch.floor:  # the broker has forgotten this producer
+                raise self._unknown(batch, partial(self.ask_again, batch)) from None
+        except (Busy, Disconnected, WireOutcomeUnknown):
+            raise self._unknown(batch, partial(self.ask_again, batch)) from None
+        else:
+            return confirm
+        again = Batch(batch.lane, lambda batch, outcome: None)  # it is not appended: publish it anew
+        again.data, again.count, again.size = batch.data, batch.count, batch.size
+        self.submit(again)
+        return await self._confirm_of(again)
+
+    async def _confirm_of(self, batch: Batch) -> Confirm:
+        outcome = await self._outcome_of(batch)
+        if isinstance(outcome, Error):
+            raise outcome
+        return outcome
+
+    def _outcome_of(self, batch: Batch) -> "asyncio.Future[Outcome]":
+        joiner: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        batch.joiners.append(joiner)
+        return joiner
+
+    async def _ask_for(self, batch: Batch, index: int, view: Callable[[Confirm, int], R]) -> R:
+        try:
+            return view(await self.ask_again(batch), index)
+        except OutcomeUnknown:
+            raise self._unknown(batch, partial(self._ask_for, batch, index, view)) from None
+
+    # The end
 
     async def flush(self) -> None:
-        """Wait until everything gathered so far has an outcome."""
-        raise NotImplementedError
+        """Return when everything given to `publish` and `many` so far has an outcome."""
+        await self.room()
+        outcomes = []
+        for lane in self._lanes.values():
+            self._wake(lane)
+            outcomes += [self._outcome_of(batch) for batch in lane.batches()]
+        if outcomes:
+            await asyncio.wait(outcomes)
 
-    def pending(self) -> Any:
-        """Bytes gathered or unconfirmed."""
-        raise NotImplementedError
+    def close(self) -> None:
+        """Nothing is sent any more: what was sent ends as unknown, the rest as `ClientClosed`."""
+        closed = ClientClosed("the client was closed before it was sent")
+        waiting, self._waiting = self._waiting, deque()
+        for caller, _ in waiting:
+            if not caller.done():
+                caller.set_exception(copy(closed))
+        for lane in self._lanes.values():
+            for batch in lane.batches():
+                unknown = batch.in_doubt and self._unknown(batch, partial(self.ask_again, batch))
+                lane.remove(batch)
+                self._end(batch, unknown or closed)

@@ -17,7 +17,7 @@ PAUSE_INITIAL = 0.05
 PAUSE_MAX = 5.0
 """Seconds between tries: 0.05, doubled, at most 5, each half fixed and half chance."""
 
-AGAIN = (e.Busy, e.Closing, e.SequenceGap, e.NotOwner)
+AGAIN = (e.Busy, e.Closing, e.NotOwner)
 """Refusals the client answers by itself: nothing was written, and the same bytes may succeed later."""
 
 WAITS = (q.Receive, t.Fetch)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from math import isfinite
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, cast
+from uuid import UUID
 
 import msgpack
 
@@ -156,8 +157,8 @@ class RecordMetadata(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """When a failed message comes back: `initial` * `factor` ** (failures - 1) seconds, at most `max`, plus or
-    minus the share `jitter` by chance."""
+    """When a failed message comes back: after `initial` * `factor` ** (failures - 1) seconds, at most `max`,
+    plus or minus the share `jitter` by chance."""
 
     initial: Duration = 1.0
     factor: float = 2.0
@@ -204,16 +205,22 @@ def settings_to_wire(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: ms_of(value) if name in DURATIONS else value for name, value in flat.items()}
 
 
-def settings_from_wire(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `settings_to_wire`: what could be passed again."""
+def queue_settings_from_wire(settings: Mapping[str, Any]) -> QueueSettings:
+    """The inverse of `settings_to_wire`: what could be passed again. What only a newer client knows is left
+    out."""
     flat = {name: value / 1000 if name in DURATIONS else value for name, value in settings.items()}
-    curve = {
-        each.name: flat.pop(f"retry_{each.name}") for each in fields(Backoff) if f"retry_{each.name}" in flat
-    }
-    return {**flat, "retry": Backoff(**curve)} if curve else flat
+    flat["retry"] = Backoff(**{each.name: flat[f"retry_{each.name}"] for each in fields(Backoff)})
+    return cast(QueueSettings, {name: flat[name] for name in QueueSettings.__annotations__ if name in flat})
 
 
 # What is described
+
+D = TypeVar("D")
+
+
+def described(cls: type[D], document: Mapping[str, Any]) -> D:
+    """A dataclass from the broker's document; fields that only a newer client knows are left out."""
+    return cls(**{name: document[name] for name in cls.__annotations__})
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +239,11 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True)
 class QueueDescription:
-    """A queue as it is now."""
+    """A queue as it is now. `created`: the call that returned this created it."""
 
     name: str
-    uuid: str
-    created: datetime
+    uuid: UUID
+    created: bool
     settings: QueueSettings
     stats: QueueStats
 
@@ -246,7 +253,7 @@ class PartitionDescription:
     """One partition: offsets `start` … `end` can be fetched."""
 
     partition: int
-    uuid: str
+    uuid: UUID
     start: int
     end: int
     bytes: int
@@ -254,11 +261,11 @@ class PartitionDescription:
 
 @dataclass(frozen=True, slots=True)
 class TopicDescription:
-    """A topic as it is now."""
+    """A topic as it is now. `created`: the call that returned this created it."""
 
     name: str
-    uuid: str
-    created: datetime
+    uuid: UUID
+    created: bool
     settings: TopicSettings
     partitions: tuple[PartitionDescription, ...]
 

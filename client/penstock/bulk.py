@@ -1,0 +1,276 @@
+"""One call of `enqueue_many` or `produce_many`: its input as batches in order, and what became of them.
+
+The input is taken as it can be sent: at most `SEQUENCES_IN_FLIGHT_MAX` batches of a call are unconfirmed.
+The first failure stops the call: nothing more is taken from the input, and its batches that are not appended
+are withdrawn, so that no later message is durable in the place of an earlier one of the same address.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from penstock.errors import BatchError, Error, OutcomeUnknown, TooLarge
+from penstock.lanes import END_BYTES, Address, Batch, Outcome
+from penstock.values import Cells
+from penstock_protocol.batch import HEADER_BYTES
+from penstock_protocol.errors import Cancelled
+from penstock_protocol.limits import BATCH_BYTES_MAX, BATCH_COUNT_MAX, MIB, SEQUENCES_IN_FLIGHT_MAX
+from penstock_protocol.messages.queues import Confirm
+
+if TYPE_CHECKING:
+    from penstock.batching import Publisher, Route
+
+T = TypeVar("T")
+V = TypeVar("V", bound=Sequence[Any])
+
+DRAFTED_BYTES_MAX = 32 * MIB
+"""Batches of one call that still gather, all partitions together; beyond it they are sent as they are."""
+
+
+class Stretch(NamedTuple):
+    """Messages of the input, one behind the other, that stand one behind the other in one batch: message i
+    of them has the offset `confirm.first + first + i`."""
+
+    confirm: Confirm
+    first: int
+    messages: int
+
+
+class Piece:
+    """A stretch whose batch has no outcome yet."""
+
+    __slots__ = ("batch", "first", "messages")
+
+    def __init__(self, batch: Batch, first: int, messages: int) -> None:
+        self.batch = batch
+        self.first = first
+        self.messages = messages
+
+
+class Bulk(Generic[T, V]):
+    """See `Publisher.many`."""
+
+    def __init__(
+        self,
+        publisher: "Publisher",
+        encode: Callable[[T], tuple["Address | Route", bytes, Cells]],
+        view: Callable[[list[Stretch]], V],
+        *,
+        plain: "Address | Route | None",
+        atomic: bool,
+        timeout: float | None,
+    ) -> None:
+        self._publisher = publisher
+        self._encode = encode
+        self._view = view
+        self._plain = plain
+        self._atomic = atomic
+        self._timeout = timeout
+        self._drafts: dict[Address | Route, Batch] = {}
+        self._pieces: list[Piece] = []
+        self._drafted = 0
+        """Bytes of the drafts."""
+        self._items: dict[Batch, Sequence[Any]] = {}
+        """What was given, of every batch that is not confirmed."""
+        self._sent: dict[Batch, None] = {}
+        self._outcomes: dict[Batch, Outcome] = {}
+        self._failure: Error | None = None
+        self._bad: list[Any] = []
+        """The item that could not be encoded."""
+        self._changed: asyncio.Future[None] | None = None
+
+    async def run(self, items: Iterable[T] | AsyncIterable[T]) -> V:
+        """Publish it all."""
+        try:
+            await self._publish(items)
+            while self._sent:
+                await self._change()
+        except asyncio.CancelledError:
+            self._stop(Cancelled("the caller was cancelled"))
+            raise
+        if self._failure is not None:
+            raise self._error(self._failure)
+        return self._view([Stretch(*row) for row in self._confirmed()])
+
+    async def _publish(self, items: Iterable[T] | AsyncIterable[T]) -> None:
+        try:
+            async with aclosing(self._batches(items)) as batches:
+                async for batch in batches:
+                    await self._publisher.room()
+                    while len(self._sent) >= SEQUENCES_IN_FLIGHT_MAX and self._failure is None:
+                        await self._change()
+                    if self._failure is not None:
+                        return
+                    self._sent[batch] = None
+                    self._publisher.submit(batch, self._timeout)
+        except Error as error:
+            if not self._outcomes and not self._sent:
+                raise
+            self._stop(error)
+
+    # Cutting the input
+
+    async def _batches(self, items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[Batch, None]:
+        """Full batches as the input fills them, then the rest."""
+        if isinstance(items, AsyncIterable):
+            async for item in items:
+                for batch in self._take(item):
+                    yield batch
+        elif self._plain is not None and isinstance(items, list | tuple) and set(map(type, items)) <= {bytes}:
+            for batch in self._slices(self._plain, items):
+                yield batch
+        else:
+            for item in items:
+                for batch in self._take(item):
+                    yield batch
+        for batch in list(self._drafts.values()):
+            yield batch
+
+    def _take(self, item: T) -> Sequence[Batch]:
+        """Add one item; the batches that have to be sent because of it."""
+        try:
+            to, body, cells = self._encode(item)
+            self._publisher.check(body)
+        except Error:
+            self._bad.append(item)
+            raise
+        draft = self._drafts.get(to)
+        cost = draft.cost(body, cells) if draft is not None else 0
+        full: Sequence[Batch] = ()
+        if draft is not None and not draft.fits(cost):
+            full = [draft]
+        elif self._drafted > DRAFTED_BYTES_MAX:
+            full = list(self._drafts.values())
+        if full:
+            self._refuse_more()
+            self._drafted -= sum(each.size for each in full)
+            self._drafts = {key: each for key, each in self._drafts.items() if each not in full}
+            draft = self._drafts.get(to)
+        if draft is None:
+            draft = self._drafts[to] = self._begin(to, [])
+            self._drafted += draft.size
+            cost = draft.cost(body, cells)
+        self._note(draft, item)
+        draft.add(body, cells, cost)
+        self._drafted += cost
+        return full
+
+    def _slices(self, to: "Address | Route", bodies: Sequence[bytes]) -> Iterator[Batch]:
+        """The same for plain bodies: slices instead of single messages."""
+        for first, end, size in cuts(bodies):
+            if end - first < len(bodies):
+                self._refuse_more()
+            some = bodies[first:end]
+            self._publisher.check(max(some, key=len))
+            batch = self._begin(to, some)
+            batch.extend(some, size)
+            self._pieces.append(Piece(batch, 0, len(some)))
+            yield batch
+
+    def _begin(self, to: "Address | Route", items: Sequence[Any]) -> Batch:
+        batch = self._publisher.batch(to, self._ended)
+        self._items[batch] = items
+        return batch
+
+    def _note(self, batch: Batch, item: T) -> None:
+        """Remember that `item` is the next message of `batch`."""
+        items = self._items[batch]
+        assert isinstance(items, list)
+        items.append(item)
+        last = self._pieces[-1] if self._pieces else None
+        if last is not None and last.batch is batch:
+            last.messages += 1
+        else:
+            self._pieces.append(Piece(batch, batch.count, 1))
+
+    def _refuse_more(self) -> None:
+        if self._atomic:
+            raise TooLarge(
+                f"atomic=True takes one batch: {BATCH_COUNT_MAX:,} messages, {BATCH_BYTES_MAX:,} bytes",
+                hint="send less at once, or leave atomic=False",
+            )
+
+    # Outcomes
+
+    def _ended(self, batch: Batch, outcome: Outcome) -> None:
+        self._sent.pop(batch, None)
+        self._outcomes[batch] = outcome
+        if isinstance(outcome, Confirm):
+            del self._items[batch]
+        elif self._failure is None:
+            self._stop(outcome)
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    def _stop(self, why: Error) -> None:
+        self._failure = why
+        for batch in list(self._sent):
+            self._publisher.withdraw(batch, why)
+
+    async def _change(self) -> None:
+        self._changed = asyncio.get_running_loop().create_future()
+        await self._changed
+
+    def _confirmed(self) -> Iterator[tuple[Confirm, int, int]]:
+        """From the start of the input up to the first message that is not confirmed."""
+        for piece in self._pieces:
+            confirm = self._outcomes.get(piece.batch)
+            if not isinstance(confirm, Confirm):
+                return
+            yield confirm, piece.first, piece.messages
+
+    def _given(self, *, unknown: bool) -> list[Any]:
+        """The items whose outcome is unknown; or those that were refused or never sent."""
+        return [
+            item
+            for piece in self._pieces
+            if piece.batch in self._items
+            and isinstance(self._outcomes.get(piece.batch), OutcomeUnknown) is unknown
+            for item in self._items[piece.batch][piece.first : piece.first + piece.messages]
+        ]
+
+    def _error(self, failure: Error) -> Error:
+        """What to raise: a `BatchError`, unless one batch was all there was."""
+        if isinstance(failure, OutcomeUnknown):
+            failure = OutcomeUnknown(failure.message, repeat=self._ask_again)
+        if len(self._items) == len(self._outcomes) == 1 and not self._bad:
+            return failure
+        error = BatchError(
+            failure,
+            receipts=self._view([Stretch(*row) for row in self._confirmed()]),
+            refused=[*self._given(unknown=False), *self._bad],
+            unknown=self._given(unknown=True),
+        )
+        error.__cause__ = failure
+        return error
+
+    async def _ask_again(self) -> V:
+        """Where the messages are whose outcome was unknown."""
+        stretches = []
+        try:
+            for piece in self._pieces:
+                if isinstance(self._outcomes.get(piece.batch), OutcomeUnknown):
+                    confirm = await self._publisher.ask_again(piece.batch)
+                    stretches.append(Stretch(confirm, piece.first, piece.messages))
+        except OutcomeUnknown as error:
+            raise OutcomeUnknown(error.message, repeat=self._ask_again) from None
+        return self._view(stretches)
+
+
+def cuts(bodies: Sequence[bytes]) -> Iterator[tuple[int, int, int]]:
+    """(first, end, bytes) of each batch that plain bodies make."""
+    for start in range(0, len(bodies), BATCH_COUNT_MAX):
+        ends = [0, *accumulate(map(len, bodies[start : start + BATCH_COUNT_MAX]))]
+        count = len(ends) - 1
+        room = BATCH_BYTES_MAX - HEADER_BYTES - END_BYTES * count
+        if ends[-1] <= room:
+            yield start, start + count, ends[-1]
+            continue
+        first = 0
+        while first < count:
+            end = max(bisect_right(ends, ends[first] + room) - 1, first + 1)
+            yield start + first, start + end, ends[end] - ends[first]
+            first = end
