@@ -115,7 +115,7 @@ class Burial:
             except QueueFull:
                 self._park(queue, first, messages, dead.failures, now)
                 return
-        bodies = []
+        bodies: list[Body] = []
         for cut in cuts:
             origin = entries.ORIGIN.pack(cut.origin_log, cut.origin_first)
             parts.append(

@@ -86,7 +86,7 @@ class Catalogue:
     def restore(self, data: memoryview) -> None:
         """The inverse of `snapshot`."""
         for fields in msgpack.unpackb(data):
-            item = Item(*fields[:4], tuple(fields[4]))
+            item = _item(fields)
             self._items[item.sort][item.name] = item
 
 
@@ -97,5 +97,9 @@ def part_for(kind: Kind, item: Item) -> Part:
 
 def decode_item(detail: bytes) -> Item:
     """The item in a part's detail."""
-    fields = msgpack.unpackb(detail)
-    return Item(*fields[:4], tuple(fields[4]))
+    return _item(msgpack.unpackb(detail))
+
+
+def _item(fields: list[Any]) -> Item:
+    sort, name, uuid, settings, logs = fields
+    return Item(sort, name, uuid, settings, tuple(logs))

@@ -103,19 +103,14 @@ class Deliveries:
         grants = queue.take(share, DELIVERY_BYTES_MAX, taker.visibility, holder, number)
         taker.credit -= sum(grant.messages for grant in grants)
         if isinstance(taker, Waiter):
-            taker.call.connection.waits.pop(taker.call.correlation, None)
-            call, finish = taker.call, Delivery
+            call: Call = taker.call
+            call.connection.waits.pop(call.correlation, None)
         else:
             assert subscription is not None
             call = Call(subscription.session.connection, DELIVER, 0, now)
 
-            def finish(slices: int, payload: object, number: int = number) -> Deliver:
-                return Deliver(number, slices, payload)
-
-        runs = [
-            Run(g.first, g.messages, g.lease.token, g.lease.visibility, g.attempt, g.delivery, g.flags)
-            for g in grants
-        ]
+        def finish(slices: int, payload: object) -> Deliver | Delivery:
+            return Deliver(number, slices, payload) if subscription else Delivery(slices, payload)
 
         def started(at: Now) -> bool:
             if taker.ended and subscription is not None:

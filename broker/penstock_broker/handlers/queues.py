@@ -204,7 +204,7 @@ def peek(core: "Core", call: "Call", request: q.Peek) -> None:
 
 
 def _peeked(queue: Queue, state: State, limit: int) -> list[Run]:
-    runs = []
+    runs: list[Run] = []
     size = limits.DELIVERY_BYTES_MAX
     for first, messages, history in queue.ranges(state, limit):
         fits, used = queue.log.fit(first, messages, size)

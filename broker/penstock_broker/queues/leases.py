@@ -187,12 +187,11 @@ class Leases:
 
     def expired(self, now: int) -> list[Lease]:
         """Leases whose time is over; the caller ends them with `take`."""
-        due = []
+        due: list[Lease] = []
         while self._heap and self._heap[0][0] <= now:
             deadline, token, first = heapq.heappop(self._heap)
-            for lease in self._by_token.get(token, ()):
-                if lease.first == first and lease.deadline == deadline:
-                    due.append(lease)
+            parts = self._by_token.get(token, ())
+            due += [lease for lease in parts if lease.first == first and lease.deadline == deadline]
         return due
 
     def next_deadline(self) -> int | None:
