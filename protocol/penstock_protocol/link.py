@@ -55,6 +55,9 @@ RECEIVE: dict[tuple[Role, State, Sort], State] = {
 }
 """(who receives, in which state, what) → the state afterwards."""
 
+ASKED_BY_BROKER = {(Role.CLIENT, Sort.REQUEST), (Role.SERVER, Sort.REPLY)}
+"""A request by the broker and its reply: PING alone."""
+
 
 class Received(NamedTuple):
     """One message from the peer. `message` is an `Error` for an error reply, and for a request whose
@@ -110,7 +113,7 @@ class Link:
         after = RECEIVE.get((self._role, self.state, sort))
         if after is None:
             raise ProtocolError(f"{verb.name} ({sort.value}) is not allowed in state {self.state.value}")
-        if self._role is Role.CLIENT and sort is Sort.REQUEST and verb.name != "PING":
+        if (self._role, sort) in ASKED_BY_BROKER and verb.name != "PING":
             raise ProtocolError(f"a broker does not ask for {verb.name}")
         self.state = after
         return self._decoded(verb, sort, frame)

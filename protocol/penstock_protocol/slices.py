@@ -111,6 +111,8 @@ def decode_slices(payload: memoryview, count: int) -> list[tuple[Slice, memoryvi
             raise Corrupt("a slice of a delivery fails its checksum")
         out.append((stamps, batch))
         at += stamps.batch_length
+    if at != len(payload):
+        raise Corrupt("a delivery is longer than its batches")
     return out
 
 
