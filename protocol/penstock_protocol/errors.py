@@ -124,7 +124,7 @@ class OffsetOutOfRange(Refused):
 
 
 class Corrupt(Refused):
-    """Stored bytes fail their checksum (`detail`: first, count); other ranges are served."""
+    """Stored bytes fail their checksum (`detail`: first, messages); other ranges are served."""
 
     code = 10
     advice = "restore the data directory from a backup; `penstock dump` shows what is readable"

@@ -1,0 +1,147 @@
+"""The bytes shown in the wire specification are what the package reads and writes."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from penstock.murmur2 import murmur2, partition_of
+from penstock_protocol import verbs
+from penstock_protocol.batch import BatchBuilder, BatchView, Kind
+from penstock_protocol.errors import Error, NotFound
+from penstock_protocol.link import Link, Role, State
+from penstock_protocol.messages.queues import Ack, Confirm, Delivery, Enqueue, Receive, Settled
+from penstock_protocol.messages.session import MAGIC, Hello, Ping, Pong
+from penstock_protocol.slices import Range, Slice, decode_slices, encode_ranges, encode_slice
+
+SPECIFICATION = Path(__file__).parents[2] / "protocol/penstock_protocol/README.md"
+TEXT = SPECIFICATION.read_text("utf-8")
+EXAMPLES = {
+    name: bytes.fromhex("".join(line.partition("#")[0] for line in block.splitlines()))
+    for name, block in re.findall(r"^```hex (\S+)\n(.*?)^```", TEXT, flags=re.M | re.S)
+}
+
+PRODUCER_ID = 0x1122334455667788
+TIME = 1_767_225_600_000
+LOG = bytes.fromhex("6f1d2c3b4a59487796a5b4c3d2e1f00f")
+TOKEN = (1 << 36) + 1
+
+
+def plain_batch() -> bytes:
+    builder = BatchBuilder()
+    builder.extend([b"hello", b"hi"])
+    return builder.encode(PRODUCER_ID, 0)
+
+
+def batch_with_columns() -> bytes:
+    builder = BatchBuilder()
+    headers = msgpack.packb({"v": 1})
+    builder.add(b"\1\2", [(Kind.KEY, msgpack.packb(b"a")), (Kind.HEADERS, headers)])
+    builder.add(b"", [(Kind.KEY, msgpack.packb(b"b")), (Kind.ABSENT, 1)])
+    return builder.encode()
+
+
+STAMPS = Slice(TOKEN, 0, 0, TIME, LOG, 30_000, 0, 2, 1, 1, 0, len(plain_batch()))
+DELIVERED = encode_slice(STAMPS, BatchView(plain_batch()).crc) + plain_batch()
+
+REQUESTS: dict[str, tuple[int, Any]] = {
+    "hello": (1, Hello(MAGIC, 1, 1, bytes(range(16)), PRODUCER_ID, "demo", None)),
+    "ping": (1, Ping()),
+    "enqueue": (2, Enqueue("emails", plain_batch())),
+    "receive": (3, Receive("emails", 10, 20_000)),
+    "ack": (4, Ack("emails", encode_ranges([Range(TOKEN, 0, 0, 2)]))),
+}
+"""Example → correlation and message."""
+
+REPLIES: dict[str, tuple[str, int, Any]] = {
+    "pong": ("PING", 1, Pong(TIME)),
+    "refused": ("RECEIVE", 5, NotFound("no queue 'mails'", hint="create it: penstock queue create mails")),
+    "confirm": ("ENQUEUE", 2, Confirm(0, 0, 2, False, "fsync", len(plain_batch()), TIME, LOG)),
+    "delivery": ("RECEIVE", 3, Delivery(1, DELIVERED)),
+    "settled": ("ACK", 4, Settled(2, b"")),
+}
+"""Example → verb, correlation and message."""
+
+BATCHES = {"batch-plain": plain_batch(), "batch-columns": batch_with_columns()}
+VERBS = {verb.name: verb for verb in verbs.VERBS}
+
+
+def opened(role: Role) -> Link:
+    link = Link(role)
+    link.state = State.OPEN
+    return link
+
+
+def test_every_example_is_checked_here() -> None:
+    assert EXAMPLES.keys() == REQUESTS.keys() | REPLIES.keys() | BATCHES.keys()
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_request_is_written_as_shown(name: str) -> None:
+    correlation, message = REQUESTS[name]
+    assert b"".join(Link(Role.CLIENT).request(message, correlation)) == EXAMPLES[name]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_request_is_read_as_shown(name: str) -> None:
+    link = Link(Role.SERVER) if name == "hello" else opened(Role.SERVER)
+    (received,) = link.receive(EXAMPLES[name])
+    assert (received.correlation, received.message) == REQUESTS[name]
+    assert not received.is_reply
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_reply_is_written_as_shown(name: str) -> None:
+    verb, correlation, message = REPLIES[name]
+    assert b"".join(Link(Role.SERVER).reply(VERBS[verb], correlation, message)) == EXAMPLES[name]
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_reply_is_read_as_shown(name: str) -> None:
+    (received,) = opened(Role.CLIENT).receive(EXAMPLES[name])
+    verb, correlation, message = REPLIES[name]
+    assert (received.verb.name, received.correlation, received.is_reply) == (verb, correlation, True)
+    if isinstance(message, Error):
+        assert type(received.message) is type(message)
+        assert vars(received.message) == vars(message)
+    else:
+        assert received.message == message
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_batch_is_written_as_shown(name: str) -> None:
+    assert BATCHES[name] == EXAMPLES[name]
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_batch_is_read_as_shown(name: str) -> None:
+    view = BatchView(EXAMPLES[name])
+    view.check(1024)
+    assert view.count == 2
+    assert view.length == len(EXAMPLES[name])
+
+
+def test_columns_of_the_example_say_what_the_text_says() -> None:
+    view = BatchView(EXAMPLES["batch-columns"])
+    assert [msgpack.unpackb(cell) for cell in view.cells(Kind.KEY) or []] == [b"a", b"b"]
+    headers, nothing = view.cells(Kind.HEADERS) or []
+    assert (msgpack.unpackb(headers), len(nothing)) == ({"v": 1}, 0)
+    assert view.integers(Kind.ABSENT) == [0, 1]
+    assert bytes(view.bodies()) == b"\1\2"
+
+
+def test_delivery_of_the_example_holds_the_batch_of_the_example() -> None:
+    (received,) = opened(Role.CLIENT).receive(EXAMPLES["delivery"])
+    ((stamps, batch),) = decode_slices(received.message.payload, received.message.slices)
+    assert stamps == STAMPS
+    assert bytes(batch) == EXAMPLES["batch-plain"]
+
+
+def test_keys_of_the_partition_table_land_where_it_says() -> None:
+    table = re.findall(r"^\| `(\S+)` \| (\d+) \| (\d+) \|$", TEXT, flags=re.M)
+    assert len(table) == 4
+    for key, hashed, partition in table:
+        assert murmur2(key.encode()) == int(hashed)
+        assert partition_of(key.encode(), 12) == int(partition)
