@@ -12,8 +12,8 @@ from penstock_broker.session import Connection
 from penstock_broker.storage.files import Load
 from penstock_broker.storage.log import Log
 from penstock_broker.storage.reads import Cold, Cut, Loaded, Reads
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Corrupt, Error
-from penstock_protocol.frame import Buffer
 from penstock_protocol.slices import Slice, encode_slice
 from penstock_protocol.verbs import Verb
 

@@ -23,8 +23,8 @@ from penstock.endpoint import Endpoint
 from penstock.errors import ClientClosed, Disconnected, Error, OutcomeUnknown, Timeout
 from penstock.events import ConnectFailed, ConnectionLost, Event, Reconnected
 from penstock_protocol import WIRE_VERSION
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import ProtocolError, Unsupported
-from penstock_protocol.frame import Buffer
 from penstock_protocol.limits import HELLO_SECONDS_MAX, PING_AFTER_SECONDS
 from penstock_protocol.link import Link, Received, Role
 from penstock_protocol.messages.queues import Deliver

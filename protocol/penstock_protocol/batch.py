@@ -30,9 +30,8 @@ from itertools import accumulate
 from struct import Struct
 from typing import NamedTuple
 
-from penstock_protocol.checksum import crc32
+from penstock_protocol.checksum import Buffer, crc32
 from penstock_protocol.errors import Invalid, TooLarge
-from penstock_protocol.frame import Buffer
 from penstock_protocol.limits import (
     BATCH_BYTES_MAX,
     BATCH_COLUMNS_MAX,

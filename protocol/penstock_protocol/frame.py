@@ -14,13 +14,11 @@ allocated for the body: a length outside the limits is an error of the peer, not
 
 from collections.abc import Iterator
 from struct import Struct
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import ProtocolError
 from penstock_protocol.limits import FIELDS_BYTES_MAX
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
-"""Bytes in any dress. A view is valid as long as its giver says."""
 
 HEADER = Struct(
     "<"

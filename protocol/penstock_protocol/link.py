@@ -9,8 +9,9 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from penstock_protocol import verbs
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import BadFrame, Error, Invalid, ProtocolError, Unsupported, from_wire
-from penstock_protocol.frame import ERROR, REPLY, Buffer, Frame, FrameDecoder, encode_header
+from penstock_protocol.frame import ERROR, REPLY, Frame, FrameDecoder, encode_header
 from penstock_protocol.limits import FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO
 from penstock_protocol.messages import schema
 from penstock_protocol.messages.session import Failure, Hello, Welcome

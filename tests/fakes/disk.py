@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from random import Random
 from typing import NamedTuple
 
-from penstock_protocol.frame import Buffer
+from penstock_protocol.checksum import Buffer
 
 SECTOR_BYTES = 512
 TORN_ONE_IN = 16

@@ -25,8 +25,7 @@ from penstock_broker.storage.files import (
     StorageError,
     Write,
 )
-from penstock_protocol.checksum import crc32
-from penstock_protocol.frame import Buffer
+from penstock_protocol.checksum import Buffer, crc32
 
 COLD_ONE_IN = 4
 """Of so many looks of a life with a `Random`, one finds its bytes not in memory."""

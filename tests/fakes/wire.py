@@ -6,7 +6,7 @@ Nothing moves by itself. `wire.server.receive(7)` lets seven bytes arrive; what 
 from random import Random
 from typing import Any
 
-from penstock_protocol.frame import Buffer
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.link import Link, Received, Role
 from penstock_protocol.messages.session import MAGIC, Hello, Welcome
 from penstock_protocol.verbs import BY_REQUEST, Verb

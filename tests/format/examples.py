@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import msgpack
 
 from penstock_protocol.batch import BatchBuilder, Kind
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Error, OffsetOutOfRange, QueueFull
-from penstock_protocol.frame import Buffer
 from penstock_protocol.link import Link, Role
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s

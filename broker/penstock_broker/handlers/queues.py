@@ -7,8 +7,8 @@ from penstock_broker.queues.handout import Subscription, Waiter
 from penstock_broker.queues.queue import Queue, Settled
 from penstock_broker.queues.states import State
 from penstock_protocol import limits
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Invalid
-from penstock_protocol.frame import Buffer
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages.schema import pack_document
 from penstock_protocol.messages.session import Document, Done

@@ -17,8 +17,8 @@ import structlog
 from penstock_broker.clock import stopwatch
 from penstock_broker.outputs import Send
 from penstock_broker.session import Connection
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import BadFrame, Busy, Error, ProtocolError
-from penstock_protocol.frame import Buffer
 from penstock_protocol.limits import (
     FRAME_SECONDS_MAX,
     HELLO_SECONDS_MAX,

@@ -14,7 +14,7 @@ from penstock_broker.storage.files import Copy, Extent, Step
 from penstock_broker.storage.journal import Places
 from penstock_broker.storage.log import Log, Young
 from penstock_broker.storage.segment import BLOCK_BYTES_TARGET, Row, encode_head, head_bytes, segment_name
-from penstock_protocol.frame import Buffer
+from penstock_protocol.checksum import Buffer
 
 RUN_BYTES_MAX = 64 << 20
 RUN_BATCHES_MAX = 8_192

@@ -34,8 +34,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from penstock_broker.storage.files import PAGE_BYTES, Copy, Extent, Files, Step, StorageError
-from penstock_protocol.checksum import crc32
-from penstock_protocol.frame import Buffer
+from penstock_protocol.checksum import Buffer, crc32
 
 HEADER = Struct("<4sHHQQQQIII")
 CRC = Struct("<I")

@@ -32,8 +32,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
-from penstock_protocol.checksum import crc32
-from penstock_protocol.frame import Buffer
+from penstock_protocol.checksum import Buffer, crc32
 
 HEADER = Struct(
     "<"

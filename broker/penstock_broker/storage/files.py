@@ -10,7 +10,7 @@ any subset and order; a new or renamed name is durable only after the directory 
 
 from typing import NamedTuple, Protocol, TypeAlias
 
-from penstock_protocol.frame import Buffer
+from penstock_protocol.checksum import Buffer
 
 PAGE_BYTES = 4096
 

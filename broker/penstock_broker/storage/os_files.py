@@ -30,8 +30,7 @@ from penstock_broker.storage.files import (
     StorageError,
     Write,
 )
-from penstock_protocol.checksum import crc32
-from penstock_protocol.frame import Buffer
+from penstock_protocol.checksum import Buffer, crc32
 
 LOCK_NAME = "lock"
 CHUNK_BYTES = 1 << 20

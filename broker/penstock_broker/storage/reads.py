@@ -13,9 +13,8 @@ from penstock_broker.storage.journal import Places
 from penstock_broker.storage.log import Log, Old, Young
 from penstock_broker.storage.segment import decode_head, segment_name
 from penstock_protocol.batch import BatchView, cut
-from penstock_protocol.checksum import crc32
+from penstock_protocol.checksum import Buffer, crc32
 from penstock_protocol.errors import Corrupt
-from penstock_protocol.frame import Buffer
 
 BATCH_CRC_FROM = 8
 

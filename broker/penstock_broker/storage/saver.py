@@ -11,7 +11,7 @@ from typing import Protocol
 from penstock_broker.storage import checkpoint
 from penstock_broker.storage.checkpoint import Slot, Snapshot
 from penstock_broker.storage.files import Copy, Extent
-from penstock_protocol.frame import Buffer
+from penstock_protocol.checksum import Buffer
 
 BYTES_PER_TURN = 1 << 20
 MACHINES_PER_TURN = 64

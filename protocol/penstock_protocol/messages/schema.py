@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_ty
 
 import msgpack
 
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Invalid
-from penstock_protocol.frame import Buffer
 from penstock_protocol.limits import FIELDS_ARRAY_MAX, FIELDS_MAP_MAX, FIELDS_STRING_BYTES_MAX, INT_MAX
 
 Check = Callable[[object], bool]
