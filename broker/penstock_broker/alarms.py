@@ -10,6 +10,8 @@ class Alarms:
     def __init__(self) -> None:
         self._when: dict[Hashable, int] = {}
         self._heap: list[tuple[int, int, Hashable]] = []
+        """(when, order of setting, key)."""
+        self._order = 0
 
     def set(self, key: Hashable, when: int | None) -> None:
         """Wake `key` at `when` (mono ms), or not at all."""
@@ -17,7 +19,8 @@ class Alarms:
             self._when.pop(key, None)
         elif self._when.get(key) != when:
             self._when[key] = when
-            heapq.heappush(self._heap, (when, id(key), key))
+            self._order += 1
+            heapq.heappush(self._heap, (when, self._order, key))
 
     def due(self, now: int) -> Iterator[Hashable]:
         """Keys whose time has come; each must be set again to be woken again."""

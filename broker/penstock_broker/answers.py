@@ -83,7 +83,7 @@ def cold_extents(reading: Reading, reads: Reads) -> list[Load]:
     cold = set()
     for run in reading.runs:
         cold |= reads.missing(reading.log, run.first, run.messages, reading.loaded)
-    return [Load(*extent[:3]) for extent in cold]
+    return [Load(*extent[:3]) for extent in sorted(cold)]
 
 
 def materialize(reading: Reading, reads: Reads) -> Any:

@@ -41,5 +41,5 @@ class Session:
         self.client = client
         self.connection: Connection | None = None
         self.subscriptions: dict[int, Subscription] = {}
-        self.queues: set[Any] = set()
-        """Queues in which it may hold leases."""
+        self.queues: dict[Any, None] = {}
+        """Queues in which it may hold leases, in the order of its first subscription there."""

@@ -152,7 +152,7 @@ def consume(core: "Core", call: "Call", request: q.Consume) -> None:
     core.deliveries.release_held(session, queue, request.subscription, held, call.now)
     subscription = Subscription(session, request.subscription, queue, request.credit, request.visibility)
     session.subscriptions[request.subscription] = subscription
-    session.queues.add(queue)
+    session.queues[queue] = None
     queue.handout.add(subscription)
     core.deliveries.touch(queue)
     core.answer(call, Done())

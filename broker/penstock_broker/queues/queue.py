@@ -100,6 +100,8 @@ class Queue:
         """Offset of a DELAYED message → wall ms."""
         self._due_heap: list[tuple[int, int]] = []
         self._waits: list[tuple[int, int, Waiter]] = []
+        """(deadline, order of arrival, who waits)."""
+        self._order = 0
         self.counters: Counter[str] = Counter()
         self.dead_reasons: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -368,7 +370,8 @@ class Queue:
     def wait(self, waiter: Waiter) -> None:
         """Park a RECEIVE until there is something, or its deadline."""
         self.handout.add(waiter)
-        heapq.heappush(self._waits, (waiter.deadline, id(waiter), waiter))
+        self._order += 1
+        heapq.heappush(self._waits, (waiter.deadline, self._order, waiter))
 
     def overdue(self, mono: int) -> list[Waiter]:
         """Parked RECEIVEs whose wait is over; they wait no more."""
