@@ -5,7 +5,6 @@ A dead letter without room waits in its own queue and is tried again when its ti
 """
 
 from collections.abc import Callable, Sequence
-from random import Random
 
 from penstock_broker.answers import Answer
 from penstock_broker.catalogue import Item, part_for
@@ -31,11 +30,15 @@ class Burial:
     """Moves dead letters of all queues."""
 
     def __init__(
-        self, registry: Registry, engine: Engine[Answer], random: Random, touch: Callable[[Queue], None]
+        self,
+        registry: Registry,
+        engine: Engine[Answer],
+        new_uuid: Callable[[], bytes],
+        touch: Callable[[Queue], None],
     ) -> None:
         self._registry = registry
         self._engine = engine
-        self._random = random
+        self._new_uuid = new_uuid
         self._touch = touch
 
     def bury(self, queue: Queue, dead: Sequence[Dead], now: Now, then: Then | None = None) -> None:
@@ -104,7 +107,7 @@ class Burial:
         assert name is not None, "a queue without a dead-letter queue has no limit, and refuses rejects"
         target = self._registry.queues.get(name)
         if target is None:
-            uuid = self._random.getrandbits(128).to_bytes(16, "big")
+            uuid = self._new_uuid()
             policy = policy_for(name, DEAD_LETTER_SETTINGS)
             parts.append(part_for(Kind.CREATE, Item("queue", name, uuid, policy.as_map(), ())))
             offset = 0

@@ -10,6 +10,7 @@ simulator. An output leaves only when what it says is durable.
 from collections import Counter
 from random import Random
 from typing import Any
+from uuid import UUID
 
 from penstock_broker.alarms import Alarms
 from penstock_broker.answers import Answer, Call, Reading, cold_extents, materialize
@@ -78,7 +79,9 @@ class Core:
         tokens.begin(self.engine.journal.boot)
         self._boot(now)
         self._alarms = Alarms()
-        self.burial = Burial(self.registry, self.engine, random, lambda queue: self.deliveries.touch(queue))
+        self.burial = Burial(
+            self.registry, self.engine, self.new_uuid, lambda queue: self.deliveries.touch(queue)
+        )
         self.deliveries = Deliveries(self.engine, self.burial, self._alarms, self)
         self.presence = Presence(self.deliveries, self._alarms, settings.session_grace_ms)
         self._shutdown = Shutdown(self)
@@ -102,7 +105,7 @@ class Core:
         node = self.registry.node
         first = not any(node.id)
         part = Part(
-            NODE, Kind.BOOT, self.engine.journal.boot, 0, int(node.clean), self._uuid() if first else b""
+            NODE, Kind.BOOT, self.engine.journal.boot, 0, int(node.clean), self.new_uuid() if first else b""
         )
         self.engine.append([part], wall=now.wall)
         self.engine.flush(now.wall)
@@ -271,10 +274,7 @@ class Core:
 
     def new_uuid(self) -> bytes:
         """A fresh uuid."""
-        return self._uuid()
-
-    def _uuid(self) -> bytes:
-        return self._random.getrandbits(128).to_bytes(16, "big")
+        return UUID(int=self._random.getrandbits(128), version=4).bytes
 
     def _check_credit(self, connection: Connection, size: int) -> None:
         settings = self.settings

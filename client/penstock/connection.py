@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from penstock import retry
 from penstock.endpoint import Endpoint
@@ -52,10 +52,11 @@ class Socket(asyncio.Protocol):
         self._silence: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._why = "the broker closed the connection"
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the socket is."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def post(self, message: Any, on_reply: OnReply) -> int:
         """Send a request; the correlation id that `cancel` takes."""
@@ -140,6 +141,7 @@ class Socket(asyncio.Protocol):
         self._on_lost(self, str(exc) if exc else self._why)
         for on_reply in replies.values():
             on_reply(None)
+        self.gone.set_result(None)
 
 
 class Wire:
@@ -206,20 +208,17 @@ class Wire:
     async def close(self, timeout: float) -> None:
         """Say goodbye and end the connection; waiting requests raise `ClientClosed`. Never raises."""
         self._closed = True
+        self._up.set()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         socket = self._socket
-        if socket is not None:
-            gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            socket.post(Goodbye(), lambda reply: None if gone.done() else gone.set_result(reply))
-            await asyncio.wait([gone], timeout=timeout)
-            socket.close()
-        self._up.set()
-
-    def renew(self) -> None:
-        """Connect anew, for a HELLO with the present `producer_id`."""
-        if self._socket is not None:
-            self._socket.drop("the producer id is used up")
+        if socket is None:
+            return
+        try:
+            socket.post(Goodbye(), lambda reply: socket.close())
+            await asyncio.wait([socket.gone], timeout=timeout)
+        finally:
+            socket.drop("the client was closed")
 
     def on_connected(self, call: Callable[[], None]) -> None:
         """Call it after every handshake, before any waiting request is sent."""

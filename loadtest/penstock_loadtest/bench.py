@@ -147,10 +147,12 @@ def measure(broker: Broker, messages: int, size: int, per_call: int, *works: Wor
     time.sleep(1.5)  # noqa: TID251 - the processes import and connect; nothing depends on it but the clock
     before = broker.usage()
     go.set()
-    spans = [times.get(timeout=600) for _ in processes]
-    after = broker.usage()
     for process in processes:
         process.join()
+        if process.exitcode:
+            sys.exit(f"a client process ended with {process.exitcode}")
+    after = broker.usage()
+    spans = [times.get(timeout=5) for _ in processes]
     return Measured(max(end for _, end in spans) - min(begin for begin, _ in spans), before, after)
 
 
