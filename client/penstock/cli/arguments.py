@@ -1,0 +1,186 @@
+"""Values as people type them, and the same values as people read them.
+
+    30s 5m 12h 7d 250ms      durations; a plain number is seconds
+    64KiB 8GiB               sizes; a plain number is bytes
+    none                     unlimited, where the setting allows it
+
+Each reader is an argparse `type`: it raises `ArgumentTypeError` that says what to write. Nothing here
+knows a command.
+"""
+
+import math
+import re
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from penstock.cli.command import Argument, argument
+
+SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+BYTES = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\"}
+
+
+# Read
+
+
+def duration(text: str) -> float:
+    """Seconds."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([a-z]*)", text)
+    if not found or (found[2] or "s") not in SECONDS:
+        raise ArgumentTypeError(f"{text!r} is not a duration: write it like 250ms, 30s, 5m, 12h or 7d")
+    return float(found[1]) * SECONDS[found[2] or "s"]
+
+
+def size(text: str) -> int:
+    """Bytes."""
+    found = re.fullmatch(r"(\d{1,15})([A-Za-z]*)", text)
+    if not found or (found[2] or "B") not in BYTES:
+        raise ArgumentTypeError(f"{text!r} is not a size: write it like 4096, 64KiB, 10MiB or 8GiB")
+    return int(found[1]) * BYTES[found[2] or "B"]
+
+
+def count(text: str) -> int:
+    """A number of things."""
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise ArgumentTypeError(f"{text!r} is not a number: write it like 1000")
+    return int(text)
+
+
+def at_most(text: str) -> float:
+    """How many at most: a number, or infinity for `none`."""
+    return math.inf if text == "none" else count(text)
+
+
+def number(text: str) -> float:
+    """A number that may have a fraction."""
+    if not re.fullmatch(r"\d{1,12}(\.\d{1,12})?", text):
+        raise ArgumentTypeError(f"{text!r} is not a number: write it like 2 or 0.2")
+    return float(text)
+
+
+def place(text: str) -> str | int | timedelta:
+    """Where to begin: `earliest`, `latest`, an offset, or how long ago."""
+    if text in ("earliest", "latest"):
+        return text
+    if text.startswith("-") and not text[1:].isdecimal():
+        return timedelta(seconds=duration(text[1:]))
+    if re.fullmatch(r"\d{1,18}", text):
+        return int(text)
+    raise ArgumentTypeError(
+        f"{text!r} is no place to begin: write earliest, latest, an offset like 42, or -1h"
+    )
+
+
+def header(text: str) -> tuple[str, str]:
+    """One `name=value`."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ArgumentTypeError(f"{text!r} is not a header: write it like trace=abc")
+    return name, value
+
+
+def unescaped(text: str) -> str:
+    r"""Text with `\n`, `\t`, `\r`, `\0`, `\\` and `\xHH` replaced by what they stand for."""
+
+    def one(found: re.Match[str]) -> str:
+        code = found[1]
+        if code.startswith("x") and len(code) == 3:
+            return chr(int(code[1:], 16))
+        if code in ESCAPES:
+            return ESCAPES[code]
+        raise ArgumentTypeError(rf"\{code} means nothing: known are \n \t \r \0 \\ and \xHH")
+
+    return re.sub(r"\\(x[0-9A-Fa-f]{2}|.?)", one, text, flags=re.DOTALL)
+
+
+def delimiter(text: str) -> bytes:
+    """What stands between two messages; not empty."""
+    if not text:
+        raise ArgumentTypeError(r"a delimiter has at least one character: write it like ';' or '\t'")
+    return unescaped(text).encode("utf-8", "surrogateescape")
+
+
+# Show
+
+
+def duration_text(seconds: float) -> str:
+    """As short as it can be typed: 30s, 1.5s, 12h."""
+    ms = round(seconds * 1000)
+    unit = next((unit for unit, worth in SECONDS.items() if ms and ms % round(worth * 1000) == 0), "s")
+    return f"{ms // round(SECONDS[unit] * 1000)}{unit}"
+
+
+def size_text(size: int) -> str:
+    """Exact, in the largest unit that leaves no rest: 8GiB, 1500B."""
+    unit = next((unit for unit, worth in BYTES.items() if size and size % worth == 0), "B")
+    return f"{size // BYTES[unit]}{unit}"
+
+
+def about_size(size: int) -> str:
+    """Rounded, for looking at: 1.2MiB."""
+    unit = next((unit for unit, worth in BYTES.items() if size >= worth), "B")
+    return f"{size}B" if unit == "B" else f"{size / BYTES[unit]:.1f}{unit}"
+
+
+# Settings
+
+
+class Kind(NamedTuple):
+    """How a value of a setting is read from an option, shown to people, and called in the help."""
+
+    read: Callable[[str], Any]
+    show: Callable[[Any], str]
+    metavar: str
+
+
+def or_none(kind: Kind) -> Kind:
+    """The kind that can be `none` as well."""
+    return Kind(
+        lambda text: None if text == "none" else kind.read(text),
+        lambda value: "none" if value is None else kind.show(value),
+        f"{kind.metavar}|none",
+    )
+
+
+DURATION = Kind(duration, duration_text, "DURATION")
+SIZE = Kind(size, size_text, "SIZE")
+COUNT = Kind(count, str, "N")
+NUMBER = Kind(number, "{:g}".format, "X")
+NAME = Kind(str, str, "NAME")
+
+
+class Setting(NamedTuple):
+    """One setting of a queue or topic: `name` is the library's, the option is made of it."""
+
+    name: str
+    kind: Kind
+    about: str
+
+    @property
+    def option(self) -> Argument:
+        """`--the-name VALUE`, absent from the result unless it was typed."""
+        return argument(
+            "--" + self.name.replace("_", "-"),
+            type=self.kind.read,
+            metavar=self.kind.metavar,
+            default=SUPPRESS,
+            help=self.about,
+        )
+
+
+def settings_given(options: Namespace, table: Sequence[Setting]) -> dict[str, Any]:
+    """The settings that were typed."""
+    typed = vars(options)
+    return {setting.name: typed[setting.name] for setting in table if setting.name in typed}
+
+
+def settings_shown(values: Mapping[str, Any], table: Sequence[Setting]) -> list[tuple[str, str]]:
+    """Every setting with its value as it would be typed."""
+    return [(each.name, each.kind.show(values[each.name])) for each in table if each.name in values]
+
+
+def now() -> datetime:
+    """The clock that `-1h` is counted from."""
+    return datetime.now(UTC)

@@ -1,0 +1,174 @@
+"""`enqueue` and `receive`: bodies in, bodies out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from math import inf
+from typing import Any
+
+from penstock.cli import publish
+from penstock.cli.arguments import at_most, duration, duration_text, unescaped
+from penstock.cli.command import Call, Command, argument, note, warn
+from penstock.cli.output import bytes_as, formatter, json_line
+from penstock.errors import Error, Stale
+from penstock.message import Message
+from penstock.queue import Queue
+from penstock.values import Outgoing, Receipt
+from penstock.views import Messages
+
+AT_ONCE = 500
+"""Messages to lease at most before they are written."""
+LEASE_SECONDS = 30.0
+"""SQS's default; extended for as long as the reader of stdout takes its time."""
+
+Render = Callable[[Message[bytes]], bytes]
+
+FIELDS: dict[str, Render] = {
+    "b": lambda message: message.raw,
+    "i": lambda message: message.id.encode(),
+    "q": lambda message: message.queue.encode(),
+    "o": lambda message: b"%d" % message.offset,
+    "a": lambda message: b"%d" % message.attempt,
+    "d": lambda message: b"%d" % message.delivery,
+    "t": lambda message: b"%d" % round(message.enqueued_at.timestamp() * 1000),
+    "h": lambda message: json_line(message.headers)[:-1],
+}
+FORMATS = (
+    r"%b body, %i id, %q queue, %o offset, %a attempt, %d delivery, %t enqueued (ms), %h headers; \n \t \0"
+)
+
+
+def as_json(message: Message[bytes]) -> dict[str, Any]:
+    """A message as one JSON object."""
+    return {
+        "id": message.id,
+        "queue": message.queue,
+        "offset": message.offset,
+        "attempt": message.attempt,
+        "delivery": message.delivery,
+        "redelivered": message.redelivered,
+        "enqueued_at": message.enqueued_at,
+        "headers": message.headers,
+        **bytes_as("body", message.raw),
+    }
+
+
+def rendering(text: str) -> Render:
+    """The argparse type of `--format`."""
+    return formatter(unescaped(text), FIELDS)
+
+
+FORMAT = argument(
+    "--format",
+    metavar="TEXT",
+    type=rendering,
+    default=r"%b\n",
+    help=f"how to print one ({FORMATS})".replace("%", "%%"),
+)
+QUEUE = argument("queue", metavar="QUEUE")
+
+
+def rendered(call: Call, messages: Messages[bytes]) -> bytes:
+    """What to print for some messages."""
+    render: Render = (lambda message: json_line(as_json(message))) if call.out.json else call.options.format
+    return b"".join(map(render, messages))
+
+
+# Enqueue
+
+
+async def _enqueue(call: Call) -> None:
+    queue, headers = call.client.queue(call.options.queue), dict(call.options.headers)
+    verb = publish.Publish(queue.enqueue_many, Receipt._asdict, f"messages are in {queue.name}")
+    await publish.publish(
+        call, call.options.bodies, verb, lambda body: Outgoing(body, headers) if headers else body
+    )
+
+
+# Receive
+
+
+async def _receive(call: Call) -> None:
+    options, queue = call.options, call.client.queue(call.options.queue)
+    left = options.number if options.number is not None else inf if options.follow else 1
+    async with call.out.while_read(), _held(queue) as held:
+        while left > 0:
+            messages = await queue.receive(
+                int(min(left, AT_ONCE)), wait=options.wait, visibility_timeout=LEASE_SECONDS
+            )
+            if not messages and not options.follow:
+                note(f"no more message within {duration_text(options.wait)}")
+                break
+            held.append(messages)
+            await call.out.write(rendered(call, messages))
+            left -= len(messages)
+            if not options.no_ack:
+                await _ack(messages, go_on=options.follow)
+                held.remove(messages)
+
+
+async def _ack(messages: Messages[bytes], *, go_on: bool) -> None:
+    try:
+        await messages.ack()
+    except Stale as error:
+        if not go_on:
+            raise
+        warn(str(error))
+
+
+@asynccontextmanager
+async def _held(queue: Queue[bytes]) -> AsyncIterator[list[Messages[bytes]]]:
+    """Messages that are written but not acked: their leases are extended, and at the end they are released,
+    which counts no attempt."""
+    held: list[Messages[bytes]] = []
+    keeper = asyncio.create_task(_extend(queue, held))
+    try:
+        yield held
+    finally:
+        keeper.cancel()
+        for messages in held:
+            with suppress(Stale):  # its lease ended: it is back already
+                await messages.release()
+
+
+async def _extend(queue: Queue[bytes], held: list[Messages[bytes]]) -> None:
+    while True:
+        await asyncio.sleep(LEASE_SECONDS / 3)
+        for messages in list(held):
+            with suppress(Error):  # a lease that is gone shows when its message is settled
+                await queue.extend(messages, LEASE_SECONDS)
+
+
+RECEIVE_HELP = """\
+Each message is acked after its line is written. If this command is killed, what was not acked comes back.
+"""
+
+COMMANDS = (
+    Command(
+        "enqueue",
+        "QUEUE [BODY …]",
+        "Append messages to a queue: each BODY, each --file, or else each line of stdin.",
+        _enqueue,
+        (
+            QUEUE,
+            argument("bodies", metavar="BODY", nargs="*", default=[]),
+            *publish.ARGUMENTS,
+        ),
+    ),
+    Command(
+        "receive",
+        "QUEUE",
+        "Take messages from a queue and print them, one a line.",
+        _receive,
+        (
+            QUEUE,
+            argument("-n", "--number", metavar="N", type=at_most, help="stop after N messages, or none (1)"),
+            argument("--wait", metavar="S", type=duration, default="20s", help="for the next message (20s)"),
+            argument("--follow", action="store_true", help="go on for ever"),
+            argument("--no-ack", action="store_true", help="release at the end; counts no attempt"),
+            FORMAT,
+        ),
+        RECEIVE_HELP,
+        endless=True,
+    ),
+)
