@@ -21,7 +21,7 @@ from penstock.events import LeaseLost
 from penstock.message import Message
 from penstock.prefetch import Prefetch
 from penstock.runs import LeasedRun, Piece
-from penstock.settle import Verdict, in_frames, merged
+from penstock.settle import Verdict, in_frames
 from penstock_protocol.messages.queues import Consume, Credit, Deliver, Extend, Outcome, Settled, Stop
 from penstock_protocol.slices import decode_ranges, encode_ranges
 
@@ -90,7 +90,8 @@ class Consumer(Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-        self._give_back((run, first, count) for run in list(self._held) for first, count in run.spans())
+        if not self._wire.closed:
+            self._give_back((run, first, count) for run in list(self._held) for first, count in run.spans())
         if self._timer is not None:
             self._timer.cancel()
         self._queue.client.consumers.discard(self)
@@ -193,14 +194,15 @@ class Consumer(Generic[T]):
     def _subscribed(self, reply: Any) -> None:
         if isinstance(reply, retry.AGAIN):
             pause = reply.retry_after or retry.PAUSE_INITIAL
-            asyncio.get_running_loop().call_later(pause, self._subscribe_again)
+            again = partial(self._subscribe_again, self._wire.connections)
+            asyncio.get_running_loop().call_later(pause, again)
         elif isinstance(reply, Error):
             self._fail(reply)
         elif reply is not None and self._begun is not None and not self._begun.done():
             self._begun.set_result(None)
 
-    def _subscribe_again(self) -> None:
-        if self._ended is None:
+    def _subscribe_again(self, connections: int) -> None:
+        if self._ended is None and self._wire.connections == connections:
             self._subscribe()
 
     def _fail(self, error: Error) -> None:
@@ -269,7 +271,7 @@ class Consumer(Generic[T]):
         now = asyncio.get_running_loop().time()
         pieces = list(self._extendable(now))
         extended = partial(self._extended, pieces, now + self._lease_ms / 1000)
-        for ranges in in_frames(merged(run.range(first, count) for run, first, count in pieces)):
+        for ranges in in_frames([run.range(first, count) for run, first, count in pieces]):
             self._wire.post(Extend(self._queue.name, self._lease_ms, encode_ranges(ranges)), extended)
 
     def _extendable(self, now: float) -> Iterator[Piece[T]]:

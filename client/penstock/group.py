@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from penstock.values import GroupDescription, GroupPartition, instant_of
+from penstock.values import GroupDescription, GroupPartition, described, instant_of
 from penstock_protocol.limits import FIELDS_ARRAY_MAX
 from penstock_protocol.messages.schema import unpack_document
 from penstock_protocol.messages.topics import Commit, DescribeGroup, Offsets
@@ -39,7 +39,7 @@ class Group:
         reply = await self._client.wire.request(DescribeGroup(self.name), timeout=timeout)
         document = unpack_document(reply.payload)
         return GroupDescription(
-            document["name"], tuple(GroupPartition(**each) for each in document["partitions"])
+            document["name"], tuple(described(GroupPartition, each) for each in document["partitions"])
         )
 
     async def offsets(self, topic: str, *, timeout: float | None = None) -> dict[int, CommittedOffset]:

@@ -9,17 +9,29 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock import codecs
-from penstock.batching import Address, Cells, Placed, Stretch
+from penstock.batching import Address, Stretch
 from penstock.consumer import Consumer
 from penstock.errors import Invalid
 from penstock.message import Message
 from penstock.runs import LeasedRun, id_of
 from penstock.settle import Settler, Verdict, capped, overlap, raise_stale
-from penstock.values import Duration, Headers, Outgoing, QueueStats, Receipt, cells_of, ms_of, seconds_of
+from penstock.values import (
+    Cells,
+    Duration,
+    Headers,
+    Outgoing,
+    QueueStats,
+    Receipt,
+    cells_of,
+    described,
+    ms_of,
+    seconds_of,
+)
 from penstock.views import Messages, Receipts
 from penstock.worker import work
 from penstock_protocol.limits import RECEIVE_MESSAGES_MAX, WAIT_MS_MAX
 from penstock_protocol.messages.queues import (
+    Confirm,
     Delivery,
     DescribeQueue,
     Enqueue,
@@ -63,8 +75,7 @@ class Queue(Generic[T]):
         """
         cells = cells_of(headers=headers) if headers else ()
         encoded = self.codec.encode(body)
-        placed = await self.client.publisher.publish(self._address, encoded, cells, timeout=timeout)
-        return receipt_of(placed)
+        return await self.client.publisher.publish(self._address, encoded, cells, _receipt, timeout=timeout)
 
     async def enqueue_many(
         self,
@@ -241,7 +252,7 @@ class Queue(Generic[T]):
     async def stats(self, *, timeout: float | None = None) -> QueueStats:
         """How many messages are in each state, the age of the oldest, bytes."""
         reply = await self.client.wire.request(DescribeQueue(self.name), timeout=timeout)
-        return QueueStats(**unpack_document(reply.payload)["stats"])
+        return described(QueueStats, unpack_document(reply.payload)["stats"])
 
     async def purge(self, *, timeout: float | None = None) -> int:
         """Settle every message that is not in flight; how many those were."""
@@ -253,14 +264,13 @@ class Queue(Generic[T]):
         return f"<Queue {self.name!r}>"
 
 
-def receipt_of(placed: Placed) -> Receipt:
-    """The receipt of one message."""
-    return Receipt(id_of(placed.log, placed.offset), placed.offset, placed.duplicate, placed.durability)
+def _receipt(confirm: Confirm, index: int) -> Receipt:
+    offset = confirm.first + index
+    return Receipt(id_of(confirm.log, offset), offset, confirm.duplicate, confirm.durability)
 
 
 def _receipt_in(stretch: Stretch, index: int) -> Receipt:
-    confirm, offset = stretch.confirm, stretch.confirm.first + stretch.first + index
-    return Receipt(id_of(confirm.log, offset), offset, confirm.duplicate, confirm.durability)
+    return _receipt(stretch.confirm, stretch.first + index)
 
 
 def _receipts(stretches: list[Stretch]) -> Receipts[Receipt]:

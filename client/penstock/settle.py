@@ -9,6 +9,7 @@ sent again after a lost socket may find its ranges stale because the first one w
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from penstock.connection import Wire
@@ -91,7 +92,7 @@ class Settler:
     ) -> list[Range]:
         """Let the leases of `ranges` end `extend_ms` from now; which of them were stale."""
         stale: list[Range] = []
-        for some in in_frames(merged(ranges)):
+        for some in in_frames(ranges):
             reply = await self._wire.request(Extend(queue, extend_ms, encode_ranges(some)), timeout=timeout)
             stale += decode_ranges(reply.payload)
         return stale
@@ -166,7 +167,7 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
     """The same messages in as few ranges as possible."""
     out: list[Range] = []
     lease, first, end = (0, 0), 0, 0
-    for each in sorted(ranges):
+    for each in sorted(ranges, key=itemgetter(0, 2, 1)):
         if (each.token, each.partition) == lease and each.first <= end:
             end = max(end, each.first + each.messages)
             continue

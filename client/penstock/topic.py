@@ -6,10 +6,11 @@ Keys go where a Kafka producer would put them; records without one go to one par
 import asyncio
 from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from penstock import codecs
-from penstock.batching import Address, Placed, Route, Stretch
+from penstock.batching import Address, Route, Stretch
 from penstock.errors import Invalid, NotFound
 from penstock.murmur2 import partition_of
 from penstock.record import RecordRun
@@ -28,6 +29,7 @@ from penstock.values import (
 )
 from penstock.views import Receipts, Records
 from penstock_protocol.limits import MIB, WAIT_MS_MAX
+from penstock_protocol.messages.queues import Confirm
 from penstock_protocol.messages.schema import unpack_document
 from penstock_protocol.messages.topics import At, DescribeTopic, Fetch, Offset, Produce
 from penstock_protocol.slices import decode_slices
@@ -73,12 +75,12 @@ class Topic(Generic[T]):
         if partition is None:
             await self._count(timeout)
         to, body, cells = self._encode(Outgoing(value, headers, key, partition, timestamp))
+        view = partial(_metadata, timestamp)
         try:
-            placed = await self.client.publisher.publish(to, body, cells, timeout=timeout)
+            return await self.client.publisher.publish(to, body, cells, view, timeout=timeout)
         except (Invalid, NotFound):
             self._known = False
             raise
-        return _metadata_of(placed, timestamp)
 
     async def produce_many(
         self,
@@ -196,25 +198,18 @@ def _place(at: str) -> At:
         raise Invalid(f"{at!r} is no place in a partition", hint="earliest, latest or a datetime") from None
 
 
-def _metadata_of(placed: Placed, timestamp: datetime | None) -> RecordMetadata:
+def _metadata(timestamp: datetime | None, confirm: Confirm, index: int) -> RecordMetadata:
     return RecordMetadata(
-        placed.partition,
-        placed.offset,
-        instant_of(placed.time if timestamp is None else ms_at(timestamp)),
-        placed.duplicate,
-        placed.durability,
+        confirm.partition,
+        confirm.first + index,
+        instant_of(confirm.time if timestamp is None else ms_at(timestamp)),
+        confirm.duplicate,
+        confirm.durability,
     )
 
 
 def _metadata_in(stretch: Stretch, index: int) -> RecordMetadata:
-    confirm = stretch.confirm
-    return RecordMetadata(
-        confirm.partition,
-        confirm.first + stretch.first + index,
-        instant_of(confirm.time),
-        confirm.duplicate,
-        confirm.durability,
-    )
+    return _metadata(None, stretch.confirm, stretch.first + index)
 
 
 def _receipts(stretches: list[Stretch]) -> Receipts[RecordMetadata]:

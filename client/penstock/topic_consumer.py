@@ -276,11 +276,13 @@ class TopicConsumer(Generic[T]):
         `upto` None: behind all finished records and those in hand; else behind that record, in its partition
         alone. `metadata`: text beside the offsets, at most 4 KiB. Raises `Stale`, `OutcomeUnknown`.
         """
-        if upto is not None:
-            offsets = {self._reader(upto.partition).partition: upto.offset + 1}
-        else:
+        for record in self._hand[-1:] if upto is None else (upto,):
+            reader = self._reader(record.partition)
+            reader.finished = max(reader.finished, record.offset + 1)
+        if upto is None:
             offsets = self._finished(again=metadata is not None)
-            offsets.update({record.partition: record.offset + 1 for record in self._hand[-1:]})
+        else:
+            offsets = {upto.partition: upto.offset + 1}
         await self._store(offsets, metadata, timeout)
 
     def _finished(self, *, again: bool = False) -> dict[int, int]:

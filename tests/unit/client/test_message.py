@@ -1,0 +1,239 @@
+"""Leaving `async with message`, row by row of the table; and the awaited settles."""
+
+import asyncio
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from tests.fakes.client_wire import FakeClient, delivered, payload_of, queue_of, turns
+
+from penstock.errors import Invalid, NotFound, Stale
+from penstock.events import SettleFailed, SettleStale
+from penstock.message import DeadLetter, Message, Retry
+from penstock_protocol.limits import REASON_BYTES_MAX
+from penstock_protocol.messages.queues import Ack, Delivery, Extend, Nack, Outcome, Settled
+from penstock_protocol.slices import Range, decode_ranges, encode_ranges
+
+ALL_WELL = Settled(1, b"")
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    made = FakeClient()
+    made.wire.answers = {kind: lambda _: ALL_WELL for kind in (Ack, Nack, Extend)}
+    return made
+
+
+def received(client: FakeClient, count: int = 1, **stamps: Any) -> list[Message[bytes]]:
+    bodies = [b"%d" % i for i in range(count)]
+    queue = queue_of(client)
+    runs = queue.runs(Delivery(*payload_of(delivered(*bodies, **stamps))))
+    return [Message(run, index) for run in runs for index in range(count)]
+
+
+async def leave_by(message: Message[bytes], error: BaseException | None) -> None:
+    async with message:
+        if error is not None:
+            raise error
+
+
+async def test_normal_end_acks_staged(client: FakeClient) -> None:
+    (message,) = received(client)
+    async with message:
+        assert client.wire.asked == []
+    assert client.wire.asked == []
+    await client.settler.flush()
+    assert client.wire.of(Ack) == [Ack("jobs", encode_ranges([Range(7, 0, 0, 1)]))]
+
+
+FAILURES = [
+    (ValueError("no such user"), None, "ValueError: no such user"),
+    (Retry(), None, "Retry: asked for by the handler"),
+    (Retry(delay=2.5), 2_500, "Retry: asked for by the handler"),
+    (Retry(delay=0), 0, "Retry: asked for by the handler"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "delay", "reason"), FAILURES, ids=["exception", "retry", "retry later", "retry at once"]
+)
+async def test_exception_nacks_staged_with_its_text_and_is_raised_again(
+    client: FakeClient, error: Exception, delay: int | None, reason: str
+) -> None:
+    (message,) = received(client)
+    with pytest.raises(type(error)) as raised:
+        await leave_by(message, error)
+    assert raised.value is error
+    await client.settler.flush()
+    (nack,) = client.wire.of(Nack)
+    assert (nack.outcome, nack.delay, nack.reason) == (Outcome.RETRY, delay, reason)
+
+
+async def test_retry_raised_from_an_exception_tells_that_one_as_the_reason(client: FakeClient) -> None:
+    (message,) = received(client)
+
+    async def handle() -> None:
+        async with message:
+            try:
+                raise KeyError("host")
+            except KeyError as error:
+                raise Retry(1) from error
+
+    with pytest.raises(Retry):
+        await handle()
+    await client.settler.flush()
+    assert client.wire.of(Nack)[0].reason == "KeyError: 'host'"
+
+
+async def test_reason_is_cut_at_1_kib_between_characters(client: FakeClient) -> None:
+    (message,) = received(client)
+    with pytest.raises(ValueError, match="é"):
+        await leave_by(message, ValueError("é" * 2_000))
+    await client.settler.flush()
+    reason = client.wire.of(Nack)[0].reason
+    assert REASON_BYTES_MAX - 1 <= len(reason.encode()) <= REASON_BYTES_MAX
+    assert set(reason) == set("ValueError: é")
+
+
+async def test_dead_letter_is_staged_and_raised_again(client: FakeClient) -> None:
+    (message,) = received(client)
+    with pytest.raises(DeadLetter):
+        await leave_by(message, DeadLetter("unreadable"))
+    await client.settler.flush()
+    (nack,) = client.wire.of(Nack)
+    assert (nack.outcome, nack.delay, nack.reason) == (Outcome.DEAD_LETTER, None, "unreadable")
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit])
+async def test_being_torn_away_releases_without_awaiting_and_is_raised_again(
+    client: FakeClient, kind: type[BaseException]
+) -> None:
+    (message,) = received(client)
+    block = leave_by(message, kind())
+    with pytest.raises(kind):
+        block.send(None)  # one step: anything awaited on the way out would suspend it instead
+    await client.settler.flush()
+    (nack,) = client.wire.of(Nack)
+    assert (nack.outcome, nack.reason) == (Outcome.RELEASE, None)
+
+
+async def test_closing_a_suspended_block_releases(client: FakeClient) -> None:
+    (message,) = received(client)
+
+    async def handle() -> None:
+        async with message:
+            await asyncio.sleep(60)
+
+    block = handle()
+    block.send(None)
+    block.close()
+    await client.settler.flush()
+    assert client.wire.of(Nack)[0].outcome == Outcome.RELEASE
+
+
+@pytest.mark.parametrize("error", [None, ValueError(), asyncio.CancelledError()], ids=repr)
+async def test_already_settled_does_nothing(client: FakeClient, error: BaseException | None) -> None:
+    (message,) = received(client)
+    await message.nack(delay=3, reason="later")
+    with pytest.raises(type(error)) if error else nullcontext():
+        await leave_by(message, error)
+    await client.settler.flush()
+    assert len(client.wire.asked) == 1
+
+
+async def test_settled_through_its_view_does_nothing(client: FakeClient) -> None:
+    queue = queue_of(client)
+    message, other = received(client, 2)
+    await queue.ack([message, other])
+    async with message:
+        pass
+    await client.settler.flush()
+    assert len(client.wire.asked) == 1
+
+
+async def test_stale_staged_settle_is_an_event_and_never_raises(client: FakeClient) -> None:
+    client.wire.answers[Ack] = lambda ack: Settled(0, ack.payload)
+    (message,) = received(client)
+    async with message:
+        pass
+    await client.settler.flush()
+    assert client.wire.events == [SettleStale("jobs", 1)]
+
+
+async def test_failed_staged_settle_is_an_event_and_never_raises(client: FakeClient) -> None:
+    client.wire.answers[Ack] = lambda _: NotFound("no queue 'jobs'")
+    (message,) = received(client)
+    async with message:
+        pass
+    await client.settler.flush()
+    (event,) = client.wire.events
+    assert isinstance(event, SettleFailed)
+    assert (event.queue, event.messages) == ("jobs", 1)
+
+
+SETTLES = {
+    "ack": (lambda m: m.ack(), Ack, None),
+    "nack": (lambda m: m.nack(), Nack, (Outcome.RETRY, None, None)),
+    "nack later": (lambda m: m.nack(1.5, "busy"), Nack, (Outcome.RETRY, 1_500, "busy")),
+    "release": (lambda m: m.release(), Nack, (Outcome.RELEASE, None, None)),
+    "dead-letter": (lambda m: m.dead_letter("bad"), Nack, (Outcome.DEAD_LETTER, None, "bad")),
+}
+
+
+@pytest.mark.parametrize("case", SETTLES)
+async def test_settle_sends_its_verdict_and_returns(client: FakeClient, case: str) -> None:
+    call, kind, rest = SETTLES[case]
+    (message,) = received(client, first=12, token=5)
+    await call(message)
+    (asked,) = client.wire.of(kind)
+    assert asked.queue == "jobs"
+    assert decode_ranges(memoryview(asked.payload)) == [Range(5, 12, 0, 1)]
+    if rest:
+        assert (asked.outcome, asked.delay, asked.reason) == rest
+
+
+@pytest.mark.parametrize("case", SETTLES)
+async def test_settle_of_a_lost_lease_raises_stale(client: FakeClient, case: str) -> None:
+    call, kind, _ = SETTLES[case]
+    client.wire.answers[kind] = lambda settle: Settled(0, settle.payload)
+    with pytest.raises(Stale, match="the lease of 1 message"):
+        await call(received(client)[0])
+
+
+async def test_extend_moves_the_end_of_the_lease(client: FakeClient) -> None:
+    message, other = received(client, 2)
+    await message.extend(300)
+    (extend,) = client.wire.of(Extend)
+    assert (extend.queue, extend.extend) == ("jobs", 300_000)
+    assert 299 < message.lease_remaining <= 300
+    assert other.lease_remaining <= 30
+
+
+async def test_extend_of_a_lost_lease_raises_stale_and_the_block_settles_nothing(client: FakeClient) -> None:
+    client.wire.answers[Extend] = lambda extend: Settled(0, extend.payload)
+    (message,) = received(client)
+    with pytest.raises(Stale):
+        async with message:
+            await message.extend(10)
+    await client.settler.flush()
+    assert client.wire.of(Nack) == []
+
+
+async def test_a_message_of_another_queue_is_refused(client: FakeClient) -> None:
+    with pytest.raises(Invalid, match="cannot be settled in 'mails'"):
+        await queue_of(client, "mails").ack(received(client))
+
+
+async def test_cancelling_an_ack_only_stops_waiting() -> None:
+    client = FakeClient()
+    (message,) = received(client)
+    task = asyncio.ensure_future(message.ack())
+    await turns()
+    task.cancel()
+    await turns()
+    assert task.cancelled()
+    client.wire.last(Ack).reply(ALL_WELL)
+    async with message:
+        pass
+    await client.settler.flush()
+    assert len(client.wire.asked) == 1
