@@ -131,6 +131,10 @@ class Disk:
         got half of its bytes in before."""
         self._faults[len(self.calls) + call] = (code, short)
 
+    def heal(self) -> None:
+        """Failures that have not struck yet never will."""
+        self._faults.clear()
+
     def flip(self, name: str, offset: int, mask: int) -> None:
         """A byte rots: it is XORed with `mask`, wherever it is."""
         self.damage(name, offset, bytes([self.names[name].shown[offset] ^ mask]))
@@ -213,7 +217,8 @@ class Disk:
     def create(self, name: str) -> Call:
         """Make an empty file; its name is not durable yet."""
         call, _ = self._enter("create", name)
-        assert name not in self.names, f"{name} exists"
+        if name in self.names:
+            raise _error(errno.EEXIST, name)
         self._change({name: Inode()})
         return call
 

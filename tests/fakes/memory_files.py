@@ -3,15 +3,16 @@
     files.kill()        the process died, the machine lives on: the next life sees all that was written
     files.crash(keep)   the power went: the next life sees what was synced, and any part of the rest
 
-Stricter than an operating system on purpose. A write outside a prepared file, a file recycled under a
-living view, and any call from a life that has ended are failed assertions, not silent damage.
+Stricter than an operating system on purpose. A write outside a prepared file and any call from a life
+that has ended are failed assertions, not silent damage.
 """
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import assert_never
 
-from tests.fakes.disk import Call, Disk
+from tests.fakes.disk import Call, Disk, Inode
 
 from penstock_broker.storage.files import (
     Copy,
@@ -39,7 +40,7 @@ class MemoryFiles:
     def __init__(self, disk: Disk | None = None, *, random: Random | None = None) -> None:
         self.disk = disk or Disk()
         self._random = random
-        self._prepared: set[str] = set()
+        self._mapped: dict[str, Inode] = {}
         self._over = False
 
     # lives
@@ -101,8 +102,8 @@ class MemoryFiles:
 
     def view(self, name: str, offset: int, length: int) -> memoryview:
         """Bytes without a copy; the view pins the file."""
-        assert name in self._prepared, f"{name} was not prepared in this life"
-        return memoryview(self.disk.find(name).shown).toreadonly()[offset : offset + length]
+        assert name in self._mapped, f"{name} was not prepared in this life, or is unmapped"
+        return memoryview(self._mapped[name].shown).toreadonly()[offset : offset + length]
 
     def peek(self, name: str, offset: int, length: int) -> bytes | None:
         """Bytes, or None if they are cold."""
@@ -112,7 +113,10 @@ class MemoryFiles:
 
     def unmap(self, name: str) -> bool:
         """False while a view of the file is alive."""
-        return not self.disk.find(name).pinned
+        if name in self._mapped and self._mapped[name].pinned:
+            return False
+        self._mapped.pop(name, None)
+        return True
 
     def space(self) -> Space:
         """Free and total bytes of the disk."""
@@ -128,23 +132,20 @@ class MemoryFiles:
 
     def _prepare(self, job: Prepare) -> Steps:
         disk = self.disk
-        try:
-            if job.recycle is None:
-                yield disk.create(job.name)
-                yield disk.write(job.name, 0, job.header.ljust(job.size, b"\0"))
-            else:
-                old = disk.find(job.recycle)
-                assert len(old.shown) == job.size, "a file is recycled at its size"
-                assert not old.pinned, f"{job.recycle} is recycled under a living view"
-                yield disk.rename(job.recycle, job.name)
-                yield disk.write(job.name, 0, job.header)
+        if job.recycle is None:
+            yield disk.create(job.name)
+            content = job.header.ljust(job.size, b"\0")
+        else:
+            if job.recycle in self._mapped:
+                raise StorageError(f"{job.recycle} is to be recycled while it is mapped")
+            assert len(disk.find(job.recycle).shown) == job.size, "a file is recycled at its size"
+            yield disk.rename(job.recycle, job.name)
+            content = job.header
+        with self._unlinked_on_failure(job.name):
+            yield disk.write(job.name, 0, content)
             yield disk.sync(job.name)
             yield disk.sync_directory()
-        except OSError:
-            for name in disk.names.keys() & {job.name, job.recycle}:
-                disk.unlink(name)
-            raise
-        self._prepared.add(job.name)
+        self._mapped[job.name] = disk.find(job.name)
         return None
 
     def _write(self, job: Write) -> Steps:
@@ -161,9 +162,15 @@ class MemoryFiles:
         return data
 
     def _copy(self, job: Copy) -> Steps:
-        made = job.name not in self.disk.names
-        if made:
-            yield self.disk.create(job.name)
+        if job.name in self.disk.names:
+            return (yield from self._take_steps(job))
+        yield self.disk.create(job.name)
+        with self._unlinked_on_failure(job.name):
+            written = yield from self._take_steps(job)
+            yield self.disk.sync_directory()
+        return written
+
+    def _take_steps(self, job: Copy) -> Steps:
         written = 0
         for step in job.steps:
             at = step.offset
@@ -173,8 +180,6 @@ class MemoryFiles:
                 at += len(data)
             yield self.disk.sync(job.name)
             written += at - step.offset
-        if made:
-            yield self.disk.sync_directory()
         return written
 
     def _bytes_of(self, piece: Buffer | Extent) -> Buffer:
@@ -189,3 +194,11 @@ class MemoryFiles:
         yield self.disk.unlink(job.name)
         yield self.disk.sync_directory()
         return None
+
+    @contextmanager
+    def _unlinked_on_failure(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, StorageError):
+            self.disk.unlink(name)
+            raise
