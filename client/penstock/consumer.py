@@ -23,7 +23,7 @@ from penstock.prefetch import Prefetch
 from penstock.runs import LeasedRun, Piece
 from penstock.settle import Verdict, in_frames
 from penstock_protocol.messages.queues import Consume, Credit, Deliver, Extend, Outcome, Settled, Stop
-from penstock_protocol.slices import decode_ranges, encode_ranges
+from penstock_protocol.slices import Range, decode_ranges, encode_ranges
 
 if TYPE_CHECKING:
     from penstock.queue import Queue
@@ -294,7 +294,7 @@ class Consumer(Generic[T]):
             self._wire.emit(LeaseLost(self._queue.name, lost))
 
     def _give_back(self, pieces: Iterable[Piece[T]]) -> None:
-        ranges = []
+        ranges: list[Range] = []
         for run, first, count in pieces:
             run.settle(first, count)
             ranges.append(run.range(first, count))

@@ -205,12 +205,13 @@ class Message(Generic[T]):
         return word
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Message):
-            return NotImplemented
-        return self._run is other._run and self._index == other._index
+        return isinstance(other, Message) and self._place() == other._place()
 
     def __hash__(self) -> int:
-        return hash((id(self._run), self._index))
+        return hash(self._place())
+
+    def _place(self) -> tuple[int, int]:
+        return id(self._run), self._index
 
     def __repr__(self) -> str:
         return f"<Message {self.offset} of {self.queue!r}, attempt {self.attempt}>"

@@ -6,7 +6,7 @@ released, however the call ends.
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from penstock import codecs
 from penstock.batching import Address, Stretch
@@ -227,7 +227,7 @@ class Queue(Generic[T]):
 
     def _pieces(self, messages: Message[T] | Iterable[Message[T]]) -> list[tuple[LeasedRun[T], int, int]]:
         if isinstance(messages, Message | Messages):
-            pieces = list(messages.pieces())
+            pieces = list(cast("Message[T] | Messages[T]", messages).pieces())
         else:
             pieces = [piece for message in messages for piece in message.pieces()]
         for run, _, _ in pieces:

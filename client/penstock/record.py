@@ -93,12 +93,13 @@ class Record(Generic[T]):
         return instant_of(self._run.integer(Kind.TIMESTAMP, self._index) or self._run.stamps.time)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Record):
-            return NotImplemented
-        return self._run is other._run and self._index == other._index
+        return isinstance(other, Record) and self._place() == other._place()
 
     def __hash__(self) -> int:
-        return hash((id(self._run), self._index))
+        return hash(self._place())
+
+    def _place(self) -> tuple[int, int]:
+        return id(self._run), self._index
 
     def __repr__(self) -> str:
         return f"<Record {self.offset} of {self.topic!r} partition {self.partition}>"

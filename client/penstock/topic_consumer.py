@@ -142,7 +142,7 @@ class TopicConsumer(Generic[T]):
         """The partitions this consumer reads."""
         self._topic = topic
         self._group = Group(topic.client, group)
-        self._start = start
+        self._start: Start = start
         self._auto = auto_commit
         self._readers: dict[int, Reader[T]] = {}
         self._turn: deque[Reader[T]] = deque()

@@ -7,7 +7,7 @@ credit, then gives running handlers their grace, then cancels them, which releas
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -81,7 +81,7 @@ _stops: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Callable[[], Any]]] = 
 
 
 @contextmanager
-def on_sigterm(stop: Callable[[], Any]) -> Iterator[None]:
+def on_sigterm(stop: Callable[[], Any]) -> Generator[None]:
     """Call `stop` when SIGTERM comes; not if the program handles it itself or this is another thread."""
     loop = asyncio.get_running_loop()
     stops = _stops.setdefault(loop, [])
