@@ -149,8 +149,9 @@ class Engine(Generic[T]):
     def _open_journal(self, report: recovery.Report, wall: int) -> None:
         journal = self.journal
         kept = []
-        for old in report.files:
+        for old, used in zip(report.files, report.used, strict=True):
             file = JournalFile(old.number, old.salt, old.size, viewable=False)
+            file.used = used
             assert old.first is not None
             file.start = old.first.position
             kept.append(file)

@@ -1,0 +1,348 @@
+"""A client: a session over one link after another, streams of publishes that no retry duplicates, and the
+messages it holds.
+
+An operation of the history begins when its request reaches the node (one lost on the way never began) and
+ends when its reply reaches the client. A publish that must be tried again is one operation over all tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tests.sim.history import Record, Recorder, payload, value_of
+from tests.sim.net import Link
+from tests.sim.places import Place
+
+from penstock_broker.outputs import Send
+from penstock_protocol.batch import BatchBuilder, BatchView
+from penstock_protocol.errors import Busy, Closing, Error, NotFound, SequenceGap, Stale
+from penstock_protocol.messages import queues as q
+from penstock_protocol.messages import session as s
+from penstock_protocol.messages import topics as t
+from penstock_protocol.slices import REDELIVERED, Slice, decode_slices
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+CLOCK_MS = 1
+"""How exactly a duration can be known: the broker's clock has that step."""
+WINDOW = 4
+"""Batches of a stream under way at once."""
+TOKEN_BYTES = 8
+
+Reply = Callable[[Any], None]
+
+
+class Ask(NamedTuple):
+    """A request on its way. `begin` is called when it reaches the node, unless its place is gone by then."""
+
+    client: str
+    request: Any
+    place: Place | None
+    begin: Callable[[], None]
+    reply: Reply
+
+
+class Held(NamedTuple):
+    """A message under a lease that this client was given; `number` of the subscription, 0 if received."""
+
+    place: Place
+    offset: int
+    token: int
+    number: int
+
+
+class Batch:
+    """A publish: its values and bodies, and the operation it is in the history."""
+
+    def __init__(self, values: list[str], bodies: list[bytes]) -> None:
+        self.values = values
+        self.bodies = bodies
+        self.op: str | None = None
+        self.sent = False
+        self.sent_in = 0
+        """The life of the node that it was sent to first; 0 if not yet."""
+
+
+class Client:
+    """One client."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.recorder = Recorder(name, world.time, world.write)
+        self.link: Link | None = None
+        self.welcome: s.Welcome | None = None
+        self.held: list[Held] = []
+        self.streams: dict[Place, Stream] = {}
+        self.subscriptions: dict[int, Place] = {}
+        self.positions: dict[Place, int] = {}
+        self._asks: dict[int, Ask] = {}
+        self._correlation = 0
+        self._values = 0
+        self._numbers = 0
+        self._producer_id = 1 + world.random.getrandbits(60)
+        self._session = world.random.randbytes(16)
+
+    # connection
+
+    def connect(self) -> None:
+        """Open a link and say hello; mostly as the session it was."""
+        if not self.world.random.randrange(5):
+            self._session = self.world.random.randbytes(16)
+        self.link = Link(self.world, self)
+        hello = s.Hello(s.MAGIC, 1, 1, self._session, self._producer_id, self.name)
+        self.ask(hello, self._welcomed)
+
+    def _welcomed(self, reply: Any) -> None:
+        if isinstance(reply, Error):
+            return
+        self.welcome = reply
+        self.world.met("session resumed", when=reply.resumed)
+        before, self.subscriptions = self.subscriptions, {}
+        if reply.resumed:
+            for number, place in before.items():
+                self.consume(place, number)
+        for stream in self.streams.values():
+            stream.begin_again()
+
+    def lost(self) -> None:
+        """The link is gone. What was asked and not answered has an unknown outcome."""
+        self.recorder.note("disconnect")
+        self.link = self.welcome = None
+        self._asks.clear()
+
+    @property
+    def connected(self) -> bool:
+        """The node has welcomed it."""
+        return self.welcome is not None
+
+    # asking
+
+    def ask(
+        self,
+        request: Any,
+        reply: Reply,
+        place: Place | None = None,
+        begin: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Send a request; its correlation id."""
+        assert self.link is not None
+        self._correlation += 1
+        ask = Ask(self.name, request, place, begin, reply)
+        self._asks[self._correlation] = ask
+        self.link.send(self._correlation, ask)
+        return self._correlation
+
+    def operate(
+        self, f: str, place: Place, request: Any, answer: Callable[[Any], Record], **asked: Any
+    ) -> int:
+        """Ask something that is an operation of the history; `answer` makes the fields of its `ok`."""
+        op: list[str] = []
+
+        def begin() -> None:
+            op.append(self.recorder.invoke(f, **{place.sort: place.label}, **asked))
+
+        def ended(reply: Any) -> None:
+            if isinstance(reply, Error):
+                self.recorder.refused(op[0], type(reply).__name__)
+            else:
+                fields = answer(reply)
+                self.recorder.ok(op[0], **fields)
+
+        return self.ask(request, ended, place, begin)
+
+    def received(self, send: Send, since: float) -> None:
+        """Something came from the node."""
+        message = send.message
+        if isinstance(getattr(message, "payload", None), tuple):
+            message = message._replace(payload=memoryview(b"".join(message.payload)))
+        if not send.correlation:
+            self._pushed(message, since)
+            return
+        self._asks.pop(send.correlation).reply(message)
+
+    # publishing
+
+    def new_batch(self) -> Batch:
+        """Values that nobody has used, as bodies."""
+        random = self.world.random
+        values = []
+        for _ in range(random.choice((1, 1, 2, 5))):
+            self._values += 1
+            values.append(f"{self.name}.{self._values}")
+        size = random.choice(self.world.plan.body_bytes)
+        return Batch(values, [payload(value, size) for value in values])
+
+    def publish(self, place: Place) -> None:
+        """Publish in the stream to that place."""
+        stream = self.streams.get(place)
+        if stream is None:
+            stream = self.streams[place] = Stream(self, place, self._producer_id)
+        stream.add(self.new_batch())
+
+    def publish_once(self, place: Place) -> None:
+        """Publish without a sequence: tried once."""
+        batch = self.new_batch()
+        self.operate(
+            "enqueue" if place.sort == "queue" else "produce",
+            place,
+            publish_request(place, encoded(batch.bodies)),
+            lambda confirm: {"first": confirm.first},
+            values=batch.values,
+        )
+
+    # receiving
+
+    def messages(self, place: Place, delivery: Any, number: int = 0) -> list[Record]:
+        """What a delivery carries, for the history; the client holds it from now on."""
+        out = []
+        for stamps, values in _decoded(delivery):
+            for i, value in enumerate(values):
+                offset = stamps.first + i
+                self.held.append(Held(place, offset, stamps.token, number))
+                lease = (stamps.lease - CLOCK_MS) / 1000
+                out.append(
+                    {
+                        "value": value,
+                        "offset": offset,
+                        "token": stamps.token,
+                        "attempt": stamps.attempt,
+                        "delivery": stamps.delivery,
+                        "redelivered": bool(stamps.flags & REDELIVERED),
+                        "lease": lease,
+                    }
+                )
+        return out
+
+    def consume(self, place: Place, number: int | None = None) -> None:
+        """Begin push delivery: anew, or as subscription `number` of before, whose messages it still holds."""
+        random = self.world.random
+        if number is None:
+            self._numbers += 1
+            number = self._numbers
+        held = [held.token for held in self.held if held.number == number and random.random() < 0.8]
+        tokens = b"".join(token.to_bytes(TOKEN_BYTES, "little") for token in sorted(set(held)))
+        request = q.Consume(place.name, number, random.randrange(10), None, 0, False, memoryview(tokens))
+
+        def begin() -> None:
+            self.subscriptions[number] = place
+
+        def reply(answer: Any) -> None:
+            if isinstance(answer, Error):
+                del self.subscriptions[number]
+
+        self.ask(request, reply, place, begin)
+
+    def _pushed(self, message: Any, since: float) -> None:
+        assert isinstance(message, q.Deliver), message
+        place = self.subscriptions[message.subscription]
+        if not message.slices:
+            del self.subscriptions[message.subscription]
+            return
+        messages = self.messages(place, message, message.subscription)
+        self.recorder.note("deliver", queue=place.label, messages=messages, since=since)
+
+
+class Stream:
+    """Batches of one producer to one place: several under way, each with a number that no retry changes."""
+
+    def __init__(self, client: Client, place: Place, producer_id: int) -> None:
+        self._client = client
+        self._place = place
+        self._producer_id = producer_id
+        self._confirmed = 0
+        self._unresolved: list[Batch] = []
+
+    def add(self, batch: Batch) -> None:
+        """Publish a batch behind the others."""
+        self._unresolved.append(batch)
+        self._pump()
+
+    def begin_again(self) -> None:
+        """A new link: whatever has no outcome is sent again, under its number."""
+        for batch in self._unresolved:
+            batch.sent = False
+        self._pump()
+
+    def _pump(self) -> None:
+        if not self._client.connected or not self._place.alive:
+            return
+        for index, batch in enumerate(self._unresolved[:WINDOW]):
+            if not batch.sent:
+                self._send(batch, self._confirmed + index)
+
+    def _send(self, batch: Batch, number: int) -> None:
+        batch.sent = True
+        client, place = self._client, self._place
+        f = "enqueue" if place.sort == "queue" else "produce"
+
+        def begin() -> None:
+            batch.sent_in = batch.sent_in or client.world.node.life + 1
+            if batch.op is None:
+                fields = {place.sort: place.label, "values": batch.values}
+                batch.op = client.recorder.invoke(f, **fields)
+
+        request = publish_request(place, encoded(batch.bodies, self._producer_id, number))
+        client.ask(request, lambda reply: self._ended(batch, number, reply), place, begin)
+
+    def _ended(self, batch: Batch, number: int, reply: Any) -> None:
+        client = self._client
+        assert batch.op is not None
+        if isinstance(reply, SequenceGap):
+            first = batch is self._unresolved[0] and number == self._confirmed
+            assert not first, f"{self._place} forgot batches: it expects {reply.detail}, comes {number}"
+            batch.sent = False
+        elif isinstance(reply, Closing | Busy):
+            batch.sent = False
+            if isinstance(reply, Closing):
+                return  # the link will be closed
+        elif isinstance(reply, Stale | NotFound):
+            raise AssertionError(f"{batch.values} to {self._place}: {reply}")
+        elif isinstance(reply, Error):
+            client.world.met(f"refused: {type(reply).__name__}")
+            client.recorder.refused(batch.op, type(reply).__name__)
+            self._unresolved.remove(batch)
+        else:
+            assert batch is self._unresolved.pop(0), f"{batch.values} was confirmed out of order"
+            self._confirmed += 1
+            again = reply.duplicate and batch.sent_in != client.world.node.life + 1
+            client.world.met("dedup hit after restart", when=again)
+            client.world.met("dedup hit", when=reply.duplicate)
+            client.recorder.ok(batch.op, first=reply.first)
+        client.world.soon(1, self._pump)
+
+
+def encoded(bodies: list[bytes], producer_id: int = 0, number: int = 0) -> memoryview:
+    """A batch of these bodies."""
+    builder = BatchBuilder()
+    builder.extend(bodies)
+    return memoryview(builder.encode(producer_id, number))
+
+
+def publish_request(place: Place, batch: memoryview) -> q.Enqueue | t.Produce:
+    """The request that appends a batch there."""
+    if place.sort == "queue":
+        return q.Enqueue(place.name, batch)
+    return t.Produce(place.name, place.number, batch)
+
+
+def records_of(fetched: t.Fetched) -> list[list[Any]]:
+    """[offset, value] of what was fetched."""
+    return [
+        [stamps.first + i, value] for stamps, values in _decoded(fetched) for i, value in enumerate(values)
+    ]
+
+
+def _decoded(delivery: Any) -> list[tuple[Slice, list[str | None]]]:
+    out = []
+    for stamps, data in decode_slices(memoryview(delivery.payload), delivery.slices):
+        view = BatchView(data)
+        assert view.count == stamps.messages, stamps
+        ends, bodies = view.ends(), view.bodies()
+        values = [
+            value_of(bytes(bodies[begin:end])) for begin, end in zip([0, *ends[:-1]], ends, strict=True)
+        ]
+        out.append((stamps, values))
+    return out

@@ -1,0 +1,139 @@
+"""The end of a run: faults stop, the power goes one last time, and everything is read out and acked.
+
+Only then can be told whether anything is lost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.sim.clients import Client, records_of
+from tests.sim.places import Place
+
+from penstock_broker.queues.states import State
+from penstock_protocol.errors import Error
+from penstock_protocol.messages import queues as q
+from penstock_protocol.messages import topics as t
+from penstock_protocol.messages.schema import unpack_document
+from penstock_protocol.slices import Range, encode_ranges
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+ROUNDS_MAX = 400
+ROUND_MS = 200
+REPLY_MS = 60_000
+GROUPS = ("g", "h")
+
+
+class Drain:
+    """One client that takes everything out."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._client = Client(world, "drain")
+        world.clients.append(self._client)
+
+    def run(self) -> None:
+        """Read every log, empty every queue, note that it was done."""
+        world = self._world
+        world.node.crash("power cut", power=True)
+        world.run(lambda: world.node.up)
+        self._client.connect()
+        self._until(lambda: self._client.connected)
+        queues = world.places.alive("queue")
+        for place in world.places.alive("log"):
+            self._read(place)
+        for _ in range(ROUNDS_MAX):
+            if not any([self._empty(place) for place in queues]):
+                break
+            self._wait(ROUND_MS)
+        for place in queues:
+            self._count(place)
+        for place in queues:
+            self._client.recorder.note("drained", queue=place.label)
+
+    def _empty(self, place: Place) -> bool:
+        """Take and ack what is ready there; True while anything is left."""
+        client = self._client
+        client.held.clear()
+        request = q.Receive(place.name, 1_000, 0, None)
+        self._operate(
+            "receive", place, request, lambda reply: {"messages": client.messages(place, reply)}, wait=0
+        )
+        if client.held:
+            held = list(client.held)
+            payload = memoryview(encode_ranges([Range(item.token, item.offset, 0, 1) for item in held]))
+            messages = [[item.offset, item.token] for item in held]
+            self._operate(
+                "ack", place, q.Ack(place.name, payload), lambda reply: {"stale": []}, messages=messages
+            )
+        return self._world.node.core.registry.queues[place.name].messages > 0
+
+    def _count(self, place: Place) -> None:
+        def answer(document: Any) -> dict[str, int]:
+            stats = unpack_document(document.payload)["stats"]
+            names = ("ready", "delayed", "in_flight", "waiting")
+            total = self._world.node.core.registry.queues[place.name].log.end
+            return {
+                **{name: stats[name] for name in names},
+                "settled": stats["settled_total"],
+                "total": total,
+            }
+
+        self._operate("stats", place, q.DescribeQueue(place.name), answer)
+        left = self._world.node.core.registry.queues[place.name]
+        states = {state.name: left.count(state) for state in State if left.count(state)}
+        assert not left.messages, f"{place} is never empty: {states}"
+
+    def _read(self, place: Place) -> None:
+        reached, ended = 0, -1
+
+        def answer(fetched: t.Fetched) -> dict[str, Any]:
+            nonlocal reached, ended
+            records = records_of(fetched)
+            reached, ended = (records[-1][0] + 1 if records else reached), fetched.end
+            return {"records": records, "end": fetched.end}
+
+        while reached != ended:
+            request = t.Fetch(place.name, place.number, reached, 500, 1 << 20, 0)
+            self._operate("fetch", place, request, answer, offset=reached)
+        for group in GROUPS:
+            request = t.Offsets(group, place.name)
+            self._operate("committed", place, request, self._committed(place.number), group=group)
+        self._client.recorder.note("drained", log=place.label)
+
+    def _committed(self, number: int) -> Any:
+        def answer(document: Any) -> dict[str, Any]:
+            return {"offset": {row[0]: row[1] for row in unpack_document(document.payload)}.get(number)}
+
+        return answer
+
+    def _operate(self, f: str, place: Place, request: Any, answer: Any, **asked: Any) -> None:
+        replied: list[Any] = []
+
+        def note(reply: Any) -> Any:
+            replied.append(reply)
+            return answer(reply)
+
+        before = len(self._world.records)
+        self._client.operate(f, place, request, note, **asked)
+        self._until(lambda: bool(replied) or _refused(self._world.records[before:]))
+        assert replied, f"{f} on {place} was refused: {self._world.records[-1]}"
+
+    def _until(self, done: Any) -> None:
+        patience = self._world.clock.now().mono + REPLY_MS
+        self._world.run(lambda: done() or self._world.clock.now().mono > patience)
+        assert done(), "the node does not answer"
+
+    def _wait(self, ms: int) -> None:
+        over: list[bool] = []
+        self._world.after(ms, over.append, True)
+        self._world.run(lambda: bool(over))
+
+
+def _refused(records: list[Any]) -> bool:
+    return any(record["type"] == "refused" for record in records)
+
+
+__all__ = ["Drain", "Error"]

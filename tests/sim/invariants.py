@@ -1,0 +1,118 @@
+"""What must hold on the live core after every turn: named checks, each over one machine or the node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+from penstock_broker.core import Core
+from penstock_broker.queues.queue import Queue
+from penstock_broker.queues.states import State
+from penstock_broker.storage.checkpoint import SLOTS
+from penstock_broker.storage.log import Log, Old, Young
+from penstock_broker.storage.segment import segment_name
+
+
+def check(core: Core, names: Collection[str], busy: Collection[str], *, thorough: bool) -> None:
+    """All of them; the thorough ones look at every message and file. `names`: files on the disk, `busy`: those
+    that jobs are at work on."""
+    durable_lies_below_end(core)
+    journal_keeps_its_budget(core)
+    for queue in core.registry.queues.values():
+        counts_add_up(queue)
+    if not thorough:
+        return
+    files_are_known(core, names, busy)
+    segments_are_counted(core)
+    for queue in core.registry.queues.values():
+        nobody_has_a_message_twice(queue)
+        histories_fit_states(queue)
+    for owner in core.registry.owners():
+        index_is_whole(core, owner.log)
+
+
+def durable_lies_below_end(core: Core) -> None:
+    """W never passes what was appended."""
+    journal = core.engine.journal
+    assert journal.durable <= journal.end
+
+
+def journal_keeps_its_budget(core: Core) -> None:
+    """Publishes stop at the budget and a file; what frees space may go beyond by a few files."""
+    journal, sizes = core.engine.journal, core.engine.sizes
+    assert journal.bytes <= 2 * sizes.budget + 8 * sizes.file_max, f"{journal.bytes:,} bytes of journal"
+
+
+def counts_add_up(queue: Queue) -> None:
+    """Every message of a queue is in exactly one state."""
+    states = queue.states
+    assert min(states.counts) >= 0, (queue.name, states.counts)
+    assert states.head <= states.cursor <= queue.log.end, (states.head, states.cursor, queue.log.end)
+    assert sum(states.counts) == states.cursor, (queue.name, states.counts, states.cursor)
+
+
+def nobody_has_a_message_twice(queue: Queue) -> None:
+    """Leases do not overlap, and what is leased is in flight; the broker itself may hold more."""
+    leased: Counter[int] = Counter()
+    for lease in queue.leases:
+        for first, messages in lease.runs(lease.first, lease.messages):
+            leased.update(range(first, first + messages))
+    twice = [offset for offset, times in leased.items() if times > 1]
+    assert not twice, f"{queue.name}: leased twice: {twice}"
+    free = [offset for offset in leased if queue.states.state(offset) != State.IN_FLIGHT]
+    assert not free, f"{queue.name}: leased and not in flight: {free}"
+
+
+def histories_fit_states(queue: Queue) -> None:
+    """A counted state is what a look at every message gives, and what has a history is not settled."""
+    states = queue.states
+    found = Counter(states.state(offset) for offset in range(states.cursor))
+    for state in State:
+        assert found[state] == states.counts[state], (queue.name, state, found, states.counts)
+
+
+def index_is_whole(core: Core, log: Log) -> None:
+    """What is not settled lies in a batch that lies in a file that is there."""
+    registry: Any = core.registry
+    owner = registry.get(log.uuid)
+    journal = core.engine.journal
+    size = 0
+    for row in log.young_rows(journal.end):
+        file, at = journal.locate(row.position)
+        assert file.start <= row.position < file.end or core.engine.journal.durable <= row.position, row
+        assert at + row.length <= file.size or journal.durable <= row.position
+        size += row.length
+    offset = log.start
+    while offset < log.end:
+        if isinstance(owner, Queue) and not owner.is_alive(offset, 1):
+            offset += 1
+            continue
+        place = log.at(offset)
+        first = place.base if isinstance(place, Young) else place.first
+        assert first <= offset < first + place.messages, f"offset {offset} is lost, next to {place}"
+        if isinstance(place, Old):
+            assert place.segment in core.engine.node.segments, place
+        offset = first + place.messages
+
+
+def segments_are_counted(core: Core) -> None:
+    """What the node counts per segment is what the logs hold there."""
+    held: Counter[int] = Counter()
+    for owner in core.registry.owners():
+        old = owner.log._old
+        held.update(old.arrays[2][old.first :])
+    counted = Counter({number: uses for number, uses in core.registry.use.items() if uses})
+    assert held == counted, (held, counted)
+    assert set(held) <= core.engine.node.segments
+
+
+def files_are_known(core: Core, names: Collection[str], busy: Collection[str]) -> None:
+    """No file is left behind on the disk: somebody will recycle or drop it."""
+    engine: Any = core.engine
+    journal: Any = engine.journal
+    files = [*journal.files, *journal._spares, *journal._preparing.values()]
+    segments = {segment_name(number) for number in engine.node.segments}
+    unused = {name for name, _ in journal._recyclable} | {name for _, name in engine._dropping}
+    stray = set(names) - {file.name for file in files} - segments - unused - set(SLOTS) - set(busy)
+    assert not stray, f"nobody knows {sorted(stray)}"
