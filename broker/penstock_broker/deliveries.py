@@ -43,6 +43,8 @@ class Deliveries:
         self._sender = sender
         self._touched: dict[Queue | Partition, None] = {}
         """Queues and partitions where somebody may get something this turn, in order."""
+        self.stopped = False
+        """The node stops: nothing is handed out, and no lease runs out, any more."""
 
     def touch(self, target: Queue | Partition) -> None:
         """Something may be handed out there now."""
@@ -73,11 +75,8 @@ class Deliveries:
     def due(self, target: Queue | Partition, now: Now) -> None:
         """What time has brought about: leases, delays and waits that are over."""
         if isinstance(target, Queue):
-            runs = target.expire(now.mono)
-            if runs:
-                self.failed(target, runs, None, now)
-            target.wake(now.wall)
-            self._burial.retry(target, now)
+            if not self.stopped:
+                self._expire(target, now)
             for waiter in target.overdue(now.mono):
                 self.answer_nothing(waiter)
         else:
@@ -87,8 +86,15 @@ class Deliveries:
 
     # ---- Queues
 
+    def _expire(self, queue: Queue, now: Now) -> None:
+        runs = queue.expire(now.mono)
+        if runs:
+            self.failed(queue, runs, None, now)
+        queue.wake(now.wall)
+        self._burial.retry(queue, now)
+
     def _hand_out(self, queue: Queue, now: Now) -> None:
-        while (ready := queue.available()) > 0:
+        while not self.stopped and (ready := queue.available()) > 0:
             shares = queue.handout.round(ready)
             if not shares:
                 break

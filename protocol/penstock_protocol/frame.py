@@ -73,6 +73,11 @@ class FrameDecoder:
         """A frame has begun and is not complete."""
         return bool(self._partial)
 
+    @property
+    def awaited(self) -> int:
+        """Bytes of the whole frame that has begun; 0 if none has, or its header is not complete."""
+        return len(self._partial) + self._missing if len(self._partial) >= HEADER_BYTES else 0
+
     def feed(self, data: Buffer) -> Iterator[Frame]:
         """Yield each frame that `data` completes. Its views live as long as `data` keeps its bytes.
 

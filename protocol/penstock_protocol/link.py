@@ -89,6 +89,11 @@ class Link:
         """A frame has begun and is not complete."""
         return self._decoder.partial
 
+    @property
+    def awaited(self) -> int:
+        """Bytes of the whole frame that has begun; 0 if none has, or its header is not complete."""
+        return self._decoder.awaited
+
     def receive(self, data: Buffer) -> Iterator[Received]:
         """Messages that `data` completes; payloads are views into it. To be run to its end."""
         if self.state is State.FAILED:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -10,15 +11,19 @@ import pytest
 from tests.integration.process import BrokerProcess
 from tests.integration.raw import RawClient
 
-from penstock_protocol.errors import BadFrame, Busy
+from penstock_protocol.errors import BadFrame, Busy, NotFound
 from penstock_protocol.frame import HEADER
-from penstock_protocol.messages.queues import Receive
+from penstock_protocol.link import Link, Role
+from penstock_protocol.messages.queues import Enqueue, Receive
 from penstock_protocol.messages.session import Ping, Pong
 
 StartBroker = Callable[..., BrokerProcess]
 
 IDLE = 2_000
 IDLE_BYTES_MAX = 16 << 10
+ASSEMBLED_BYTES_MAX = 112 << 20
+"""The budget of 64 MiB, what the 24 peers had sent before they asked for room, and what a growing
+buffer holds twice for a moment; without a budget it would be 144 MiB and more."""
 UNREAD_BYTES_MAX = 24 << 20
 """1 MiB of unsent bytes, one frame, and what a turn had handed out before it heard of the mark."""
 
@@ -93,6 +98,21 @@ def test_peer_that_does_not_read_takes_little_memory_and_holds_nobody_up(broker:
         assert anonymous_bytes(broker) - before < UNREAD_BYTES_MAX
         for _ in range(48):
             assert slow.next() is not None
+
+
+def test_many_large_frames_at_once_take_turns_and_all_arrive(broker: BrokerProcess) -> None:
+    frame = b"".join(Link(Role.CLIENT).request(Enqueue("jobs", bytes(6 << 20)), 9))
+    with ExitStack() as stack:
+        peers = [stack.enter_context(RawClient(broker.address)) for _ in range(24)]
+        before = anonymous_bytes(broker)
+        for peer in peers:
+            peer.socket.sendall(frame[: 1 << 20])
+        with ThreadPoolExecutor(len(peers)) as threads:
+            rest = [threads.submit(peer.socket.sendall, frame[1 << 20 :]) for peer in peers]
+            answers = [peer.next() for peer in peers]
+            assert [sent.result() for sent in rest] == [None] * len(peers)
+        assert all(answer is not None and isinstance(answer.message, NotFound) for answer in answers)
+        assert anonymous_bytes(broker) - before < ASSEMBLED_BYTES_MAX
 
 
 def test_requests_show_up_in_the_metrics(broker: BrokerProcess) -> None:

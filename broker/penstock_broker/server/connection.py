@@ -16,6 +16,7 @@ import structlog
 
 from penstock_broker.clock import stopwatch
 from penstock_broker.outputs import Send
+from penstock_broker.server.assembly import LARGE_BYTES
 from penstock_broker.session import Connection
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import BadFrame, Busy, Error, ProtocolError
@@ -68,6 +69,10 @@ class Peer(asyncio.BufferedProtocol):
         self._pinged: int | None = None
         self._stuck: int | None = None
         self._unsent = 0
+        self._assembled = 0
+        """Bytes of the large frame that room was asked for."""
+        self._waiting = False
+        """Nothing is read until there is room for that frame."""
         self.host = "unknown"
         self.due = self._opened + HELLO_MS
 
@@ -88,6 +93,7 @@ class Peer(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self._parting = True
+        self._listener.assembly.give(self)
         self._listener.forget(self, greeted=self._greeted)
         if self._connection is not None:
             self._turns.call(self._turns.core.disconnected, self._connection)
@@ -108,6 +114,9 @@ class Peer(asyncio.BufferedProtocol):
             self._refuse("bad_frame", BadFrame(str(error)))
             return
         self._note_heard(completed)
+        awaited = self._link.awaited
+        if self._assembled or awaited > LARGE_BYTES:
+            self._assemble(awaited)
 
     def eof_received(self) -> None:
         """The peer has said all it will say; the event loop closes the socket behind what is unsent."""
@@ -125,10 +134,18 @@ class Peer(asyncio.BufferedProtocol):
         if self._parting:
             return
         self._stuck = None
-        self._transport.resume_reading()
+        if not self._waiting:
+            self._transport.resume_reading()
         self._note_heard(completed=True)
         if self._connection is not None:
             self._turns.call(self._turns.core.blocked, self._connection, False)
+
+    def resume(self) -> None:
+        """There is room for the large frame that has begun: read on."""
+        self._waiting = False
+        if self._stuck is None and not self._parting:
+            self._transport.resume_reading()
+            self._note_heard(completed=True)
 
     # ---- From the core, by way of a turn
 
@@ -188,7 +205,7 @@ class Peer(asyncio.BufferedProtocol):
             return
         if not self._greeted:
             yield self._opened, HELLO_MS, "no_hello"
-        if self._begun is not None:
+        if self._begun is not None and not self._waiting:
             yield self._begun, FRAME_MS, "unfinished_frame"
         if self._pinged is None:
             yield self._heard, PING_MS, "quiet"
@@ -217,6 +234,16 @@ class Peer(asyncio.BufferedProtocol):
         self.due = min(self.due, self._stuck + STUCK_MS)
 
     # ---- Steps
+
+    def _assemble(self, awaited: int) -> None:
+        """Room for a large frame is taken when it begins, and given back when it is whole."""
+        if awaited == self._assembled:
+            return
+        self._assembled = awaited if awaited > LARGE_BYTES else 0
+        self._listener.assembly.give(self)
+        if self._assembled and not self._listener.assembly.take(self, awaited):
+            self._waiting = True
+            self._transport.pause_reading()
 
     def _hand_in(self, received: Received, arrived: float) -> None:
         verb, correlation, message, is_reply = received

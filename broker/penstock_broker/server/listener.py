@@ -5,6 +5,7 @@ import socket
 from collections import Counter
 
 from penstock_broker.meters import Meters
+from penstock_broker.server.assembly import Assembly
 from penstock_broker.server.connection import Peer
 from penstock_broker.server.logs import PeerLog
 from penstock_broker.server.loop import Turns
@@ -54,6 +55,7 @@ class Listener:
         self._connections_max = connections_max
         self._connections_per_address_max = connections_per_address_max
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self.assembly = Assembly()
         self._peers: set[Peer] = set()
         self._strangers: Counter[str] = Counter()
         """Host → its connections before HELLO."""

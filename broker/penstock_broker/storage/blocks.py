@@ -41,6 +41,7 @@ from penstock_protocol.checksum import crc32
 FILE = Struct("<4sHHQQQI")
 FILE_HEADER_BYTES = 40
 CRC = Struct("<I")
+BATCH = Struct("<II")  # how a batch begins: length, crc32
 assert FILE.size + CRC.size == FILE_HEADER_BYTES
 FILE_MAGIC = b"PSJF"
 
@@ -170,9 +171,10 @@ def bad_body(block: StoredBlock) -> str | None:
         for stored in entry.parts:
             at = start + stored.body_at
             body = block.data[at : at + stored.body_length]
-            # A batch states its own checksum in bytes 4 … 8, over what follows.
+            # A batch begins with its own length and checksum, which covers what follows.
+            stated = BATCH.pack(stored.body_length, stored.body_crc)
             if stored.body_length and (
-                CRC.unpack_from(body, 4)[0] != stored.body_crc or crc32(body[8:]) != stored.body_crc
+                body[: BATCH.size] != stated or crc32(body[BATCH.size :]) != stored.body_crc
             ):
                 return f"body at byte {at} of the block"
     return None

@@ -33,7 +33,7 @@ from penstock_broker.storage.journal import Journal, JournalFile, JournalSetting
 from penstock_broker.storage.node import NODE, Node
 from penstock_broker.storage.reads import Reads
 from penstock_broker.storage.saver import Machine, Saver
-from penstock_broker.storage.segment import segment_name
+from penstock_broker.storage.segment import segment_name, segment_number
 from penstock_protocol.errors import Busy, DiskFull
 
 ARCHIVE_AGE_MS = 60_000
@@ -131,6 +131,8 @@ class Engine(Generic[T]):
         self._dropping: list[tuple[int, str]] = []
         self._archive_failed = False
         self.disk_written = 0
+        self.quiet = False
+        """Nothing is appended of the engine's own accord any more: the node stops."""
 
     # ---- Opening
 
@@ -144,6 +146,7 @@ class Engine(Generic[T]):
         self.reads = Reads(self._files, self.journal)
         self._saver = Saver(self._machines, report.slots, self.sizes.budget, report.entries)
         self._open_journal(report, max(wall, report.time))
+        self._drop_leftovers()
         return report
 
     def _open_journal(self, report: recovery.Report, wall: int) -> None:
@@ -174,6 +177,13 @@ class Engine(Generic[T]):
         for unused in report.unused:
             if unused.name != job.recycle:
                 journal.add_recyclable(unused.name, unused.size)
+
+    def _drop_leftovers(self) -> None:
+        """Segments that were DROPPED, by a life that ended before their files were."""
+        for name in self._files.names():
+            number = segment_number(name)
+            if number is not None and number < self.node.segment_next and number not in self.node.segments:
+                self._pending.append(Drop(name))
 
     def _recyclable(self, report: recovery.Report, size: int) -> str | None:
         """An unused file of that size, so that a start needs no room on a full disk."""
@@ -271,6 +281,8 @@ class Engine(Generic[T]):
         assert isinstance(result, tuple)
         job, outcome = result
         self.journal.prepared(job, ok=not isinstance(outcome, BaseException))
+        if isinstance(outcome, BaseException) and job.recycle is not None:
+            self._pending.append(Drop(job.recycle))  # it may still have its old name
         if isinstance(outcome, StorageError):
             raise StorageFailed(str(outcome)) from outcome
 
@@ -313,7 +325,7 @@ class Engine(Generic[T]):
     def _archive(self, wall: int) -> None:
         """Plan to move what is alive out of the oldest journal file, if that is due."""
         journal = self.journal
-        if self._archiving or self._archive_failed or len(journal.files) < 2:
+        if self.quiet or self._archiving or self._archive_failed or len(journal.files) < 2:
             return
         aged = wall - journal.files[1].since > ARCHIVE_AGE_MS
         if not aged and journal.bytes <= self.sizes.budget // 2:
@@ -338,12 +350,12 @@ class Engine(Generic[T]):
         assert isinstance(result, int)
         self.disk_written += result
         parts = [part for part in run.parts if self._machines.get(part.target) is not None]
-        if parts:
+        if parts and not self.quiet:
             self.append(parts, wall=self.journal.time)
 
     def _drop_segments(self, wall: int) -> None:
         """Give up segments that hold nothing alive: DROPPED is durable before the file goes."""
-        if self._archiving:
+        if self._archiving or self.quiet:
             return
         dead = [number for number in sorted(self.node.segments) if not self._use[number]]
         if dead:

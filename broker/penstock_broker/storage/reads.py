@@ -6,6 +6,7 @@ anybody sees them; a batch that fails is `Corrupt` with its range named.
 """
 
 from collections.abc import Iterable, Iterator
+from struct import Struct
 from typing import NamedTuple
 
 from penstock_broker.storage.files import Extent, Files
@@ -16,6 +17,7 @@ from penstock_protocol.batch import BatchView, cut
 from penstock_protocol.checksum import Buffer, crc32
 from penstock_protocol.errors import Corrupt
 
+BATCH = Struct("<II")  # how a batch begins: length, crc32 over what follows
 BATCH_CRC_FROM = 8
 
 
@@ -162,8 +164,8 @@ def _behind(place: Young | Old) -> int:
 
 
 def _verify(data: memoryview, crc: int, base: int, messages: int) -> None:
-    stated = int.from_bytes(data[4:BATCH_CRC_FROM], "little")
-    if stated != crc or crc32(data[BATCH_CRC_FROM:]) != crc:
+    stated = BATCH.pack(len(data), crc)
+    if data[:BATCH_CRC_FROM] != stated or crc32(data[BATCH_CRC_FROM:]) != crc:
         raise corrupt(base, messages)
 
 

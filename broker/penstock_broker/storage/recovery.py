@@ -108,19 +108,18 @@ def _needs_checkpoint(files: Files, names: dict[str, int]) -> bool:
 
 
 def _look(files: Files, name: str, size: int) -> OldFile:
-    """The file's header and its first whole block."""
+    """The file's header and its first whole block. A damaged header is no loss while a block repeats what
+    it said: the file of a crash in Prepare has no block of its number."""
     number = int(name.removeprefix(PREFIX)) if name.removeprefix(PREFIX).isdigit() else 0
     header = decode_file_header(files.read(name, 0, PAGE_BYTES))
-    if header is None or header.number != number:
-        return OldFile(name, number, 0, size, None)
-    bare = OldFile(name, number, header.salt, size, None)
+    salt = header.salt if header is not None and header.number == number else None
     for at in range(PAGE_BYTES, size, LOOK_BYTES):
         view = memoryview(files.read(name, at, LOOK_BYTES))
         for where in range(0, len(view), PAGE_BYTES):
             block = decode_block_header(view, where)
-            if block is not None and _is_of(block, bare):
-                return bare._replace(first=block)
-    return bare
+            if block is not None and block.file == number and salt in (None, block.salt):
+                return OldFile(name, number, block.salt, size, block)
+    return OldFile(name, number, salt or 0, size, None)
 
 
 class _Reader:

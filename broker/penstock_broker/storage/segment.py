@@ -54,6 +54,12 @@ def segment_name(number: int) -> str:
     return f"{PREFIX}{number:012d}"
 
 
+def segment_number(name: str) -> int | None:
+    """The inverse; None for a file that is no segment."""
+    number = name.removeprefix(PREFIX)
+    return int(number) if number != name and number.isdigit() else None
+
+
 class Row(NamedTuple):
     """One batch of a segment block."""
 

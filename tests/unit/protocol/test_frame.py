@@ -165,3 +165,15 @@ def test_garbage_is_an_error_or_a_frame_and_nothing_else(pieces: list[bytes]) ->
 def test_any_frame_survives_the_way(fields: bytes, payload: bytes, verb: int, correlation: int) -> None:
     frame = (verb, REPLY, correlation, fields, payload)
     assert fed(FrameDecoder(LIMIT), encoded(frame)) == [frame]
+
+
+def test_awaited_is_the_size_of_the_begun_frame_once_its_header_is_there() -> None:
+    decoder = FrameDecoder(LIMIT)
+    frame = encoded((1, 0, 1, b"fields", b"payload"))
+    assert decoder.awaited == 0
+    assert fed(decoder, frame[: HEADER_BYTES - 1]) == []
+    assert decoder.awaited == 0
+    assert fed(decoder, frame[HEADER_BYTES - 1 : -1]) == []
+    assert decoder.awaited == len(frame)
+    assert len(fed(decoder, frame[-1:])) == 1
+    assert decoder.awaited == 0
