@@ -1,10 +1,12 @@
 """The real broker as a process of its own, on free ports, with its data in a directory of the test."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.integration.process import BrokerProcess
+
+import penstock
 
 StartBroker = Callable[..., BrokerProcess]
 
@@ -34,3 +36,10 @@ def start_broker(tmp_path: Path) -> Iterator[StartBroker]:
 def broker(start_broker: StartBroker) -> BrokerProcess:
     """A broker that serves."""
     return start_broker().wait_ready()
+
+
+@pytest.fixture
+async def client(broker: BrokerProcess) -> AsyncIterator[penstock.Client]:
+    """A client of that broker."""
+    async with penstock.connect(broker.url, timeout=20) as client:
+        yield client

@@ -52,6 +52,11 @@ class BrokerProcess:
         host, _, port = self.ready["tcp"].rpartition(":")
         return host, int(port)
 
+    @property
+    def url(self) -> str:
+        """What `penstock.connect` takes."""
+        return f"penstock://{self.ready['tcp']}"
+
     def get(self, path: str) -> tuple[int, str]:
         """Status and text of an HTTP request."""
         try:
