@@ -25,6 +25,8 @@ PIPELINE = 16
 """Calls of one client process in flight."""
 RECEIVERS = 4
 QUEUES = 1_000
+WARM_UP_BYTES = 1 << 30
+"""Sent through the broker before a full-scale measurement: from then on journal files are recycled."""
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -190,9 +192,12 @@ def bare_disk(size: int, per_call: int) -> float:
         return writes * per_call / (time.monotonic() - began)
 
 
-def _throughput(scenario: str, messages: int, size: int, per_call: int, *works: Work) -> Row:
+def _throughput(scenario: str, scale: float, full: int, size: int, per_call: int, *works: Work) -> Row:
+    messages = int(full * scale)
     with Broker() as broker:
         prepare(broker)
+        if scale >= 1:
+            measure(broker, WARM_UP_BYTES // size, size, per_call, enqueue, receive)
         took = measure(broker, messages, size, per_call, *works)
     rate = messages / took.seconds
     bare = bare_disk(size, per_call)
@@ -207,17 +212,17 @@ def _throughput(scenario: str, messages: int, size: int, per_call: int, *works: 
 
 def queue_1k(scale: float) -> Row:
     """Enqueue, receive and ack 1 KiB in hundreds."""
-    return _throughput("queue, 1 KiB × 100, end to end", int(2_000_000 * scale), KIB, 100, enqueue, receive)
+    return _throughput("queue, 1 KiB × 100, end to end", scale, 2_000_000, KIB, 100, enqueue, receive)
 
 
 def queue_100b(scale: float) -> Row:
     """Enqueue, receive and ack 100 B in two hundreds."""
-    return _throughput("queue, 100 B × 200, end to end", int(4_000_000 * scale), 100, 200, enqueue, receive)
+    return _throughput("queue, 100 B × 200, end to end", scale, 4_000_000, 100, 200, enqueue, receive)
 
 
 def topic_1k(scale: float) -> Row:
     """Produce 1 KiB in hundreds."""
-    return _throughput("topic, 1 KiB × 100, produce", int(2_000_000 * scale), KIB, 100, produce)
+    return _throughput("topic, 1 KiB × 100, produce", scale, 2_000_000, KIB, 100, produce)
 
 
 def many_queues(scale: float) -> Row:

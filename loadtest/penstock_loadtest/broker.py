@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,9 @@ from types import TracebackType
 from typing import NamedTuple
 
 READY_SECONDS_MAX = 60.0
-FREE_PORTS = ("--port", "0", "--http-port", "0")
+PORTS = range(10_000, 32_000)
+"""Below those that the kernel gives to clients (Linux: 32768 and up). A client that keeps connecting to a
+broker that is down would otherwise be given the broker's own port one day, and be connected to itself."""
 
 
 class Usage(NamedTuple):
@@ -31,13 +35,15 @@ class Usage(NamedTuple):
 class Broker:
     """A broker in a process of its own, with its data in a directory that goes with it.
 
-    As a context manager it stops the process and removes the directory.
+    It keeps its port when it is started again. As a context manager it stops the process and removes the
+    directory.
     """
 
     def __init__(self, *, directory: str | None = None, settings: tuple[str, ...] = ()) -> None:
         self._own = directory is None
         self.directory = directory or tempfile.mkdtemp(prefix="penstock-", dir=_roomy())
         self._settings = settings
+        self._ports = ("--port", str(free_port()), "--http-port", "0")
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
         self.http = ""
@@ -48,7 +54,7 @@ class Broker:
         began = time.monotonic()
         sets = [part for setting in self._settings for part in ("--set", setting)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "penstock_broker", "--data", self.directory, *FREE_PORTS, *sets],
+            [sys.executable, "-m", "penstock_broker", "--data", self.directory, *self._ports, *sets],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -97,6 +103,19 @@ class Broker:
             self.stop()
         if self._own:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port of `PORTS` that nobody listens on at the moment."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def _roomy() -> str | None:
