@@ -197,7 +197,7 @@ def _throughput(scenario: str, scale: float, full: int, size: int, per_call: int
     with Broker() as broker:
         prepare(broker)
         if scale >= 1:
-            measure(broker, WARM_UP_BYTES // size, size, per_call, enqueue, receive)
+            measure(broker, WARM_UP_BYTES // (size * per_call) * per_call, size, per_call, enqueue, receive)
         took = measure(broker, messages, size, per_call, *works)
     rate = messages / took.seconds
     bare = bare_disk(size, per_call)
