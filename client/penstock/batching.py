@@ -86,9 +86,9 @@ class Publisher:
         loop = asyncio.get_running_loop()
         caller: asyncio.Future[R] = loop.create_future()
         if self._pending < self._pending_max and not self._waiting:
-            self._gather(to, body, cells, (caller, view))
+            self._gather(to, body, cells, (caller, view), timeout)
         else:
-            self._waiting.append((caller, partial(self._gather, to, body, cells, (caller, view))))
+            self._waiting.append((caller, partial(self._gather, to, body, cells, (caller, view), timeout)))
             timeout = self._timeout if timeout is None else timeout
         if timeout is not None:
             timer = loop.call_later(timeout, self._caller_is_late, caller)
@@ -120,7 +120,9 @@ class Publisher:
         if len(body) > self._message_bytes_max:
             raise TooLarge(f"message of {len(body):,} bytes; the limit is {self._message_bytes_max:,}")
 
-    def _gather(self, to: Address | Route, body: bytes, cells: Cells, caller: Caller) -> None:
+    def _gather(
+        self, to: Address | Route, body: bytes, cells: Cells, caller: Caller, timeout: float | None
+    ) -> None:
         batch = self._gathering.get(to)
         if batch is not None:
             cost = batch.cost(body, cells)
@@ -130,6 +132,8 @@ class Publisher:
         batch.add(body, cells, cost)
         batch.callers.append(caller)
         self._pending += cost
+        if timeout is not None and timeout > self._timeout:
+            self._limit(batch, timeout)
 
     def _begin(self, to: Address | Route) -> Batch:
         """A batch that gathers for `to` from now on; the one before it is full, or sent."""
@@ -152,15 +156,21 @@ class Publisher:
         return Batch(lane, on_outcome)
 
     def submit(self, batch: Batch, timeout: float | None = None) -> None:
-        """Send it when its turn has come. Its outcome is known, or unknown, within `timeout` seconds."""
-        seconds = self._timeout if timeout is None else timeout
-        batch.timer = asyncio.get_running_loop().call_later(seconds, self._time_is_up, batch)
+        """Send it when its turn has come. Its outcome is known, or known to be unknown, within `timeout`
+        seconds, or the client's timeout if that is longer."""
+        self._limit(batch, max(self._timeout, timeout or 0))
         batch.lane.queue.append(batch)
         self._pending += batch.size
         if batch.gathering and self._linger:
             asyncio.get_running_loop().call_later(self._linger, self._wake, batch.lane)
         else:
             self._wake(batch.lane)
+
+    def _limit(self, batch: Batch, timeout: float) -> None:
+        """It may take that many seconds from now."""
+        if batch.timer is not None:
+            batch.timer.cancel()
+        batch.timer = asyncio.get_running_loop().call_later(timeout, self._time_is_up, batch)
 
     async def room(self) -> None:
         """Return when less than the pending bound is gathered or unconfirmed."""
@@ -239,6 +249,9 @@ class Publisher:
         else:
             lane.refused(batch)
             self._end(batch, reply)
+        if lane.pause and not lane.open and not lane.resting:
+            lane.resting = True
+            asyncio.get_running_loop().call_later(lane.pause, self._rested, lane)
         self._wake(lane)
 
     def _refused_for_now(self, batch: Batch, error: Error) -> None:
@@ -261,9 +274,6 @@ class Publisher:
                 lane.pauses = lane.pauses or retry.pauses(self._random)
                 lane.pause = max(lane.pause, retry.pause_after(error, lane.pauses))
             lane.came_back(batch, lost=False)
-        if lane.pause and not lane.open:
-            lane.resting = True
-            asyncio.get_running_loop().call_later(lane.pause, self._rested, lane)
 
     def _rested(self, lane: Lane) -> None:
         lane.pause = 0.0
@@ -304,14 +314,14 @@ class Publisher:
         if batch.in_doubt:
             self._give_up(batch.lane)
         else:
-            batch.lane.refused(batch)
-            self._end(batch, batch.withdrawn or batch.refusal or self._not_sent())
+            batch.lane.remove(batch)
+            self._end(batch, batch.withdrawn or batch.refusal or self.not_sent())
             self._wake(batch.lane)
 
     def _give_up(self, lane: Lane) -> None:
         """The lane's open batches end as unknown: none of them can be confirmed without the first."""
         for batch in lane.give_up():
-            self._end(batch, self._unknown(batch, partial(self.ask_again, batch)))
+            self._end(batch, self.unknown(batch))
         self._wake(lane)
 
     def _caller_is_late(self, caller: asyncio.Future[Any]) -> None:
@@ -323,12 +333,17 @@ class Publisher:
                         repeat = partial(self._ask_for, batch, index, view)
                         caller.set_exception(self._unknown(batch, repeat))
                         return
-        caller.set_exception(self._not_sent())
+        caller.set_exception(self.not_sent())
 
-    def _not_sent(self) -> Error:
+    def not_sent(self) -> Error:
+        """Why a publish found no way out in time."""
         if self._wire.connected:
             return Busy("the publish found no room on the connection in time", hint="publish less at once")
         return Disconnected("the publish was not sent: there was no connection in time")
+
+    def unknown(self, batch: Batch) -> OutcomeUnknown:
+        """The error of a batch as a whole; its `retry()` returns the confirm."""
+        return self._unknown(batch, partial(self.ask_again, batch))
 
     @staticmethod
     def _unknown(batch: Batch, repeat: Callable[[], Awaitable[Any]]) -> OutcomeUnknown:
@@ -341,7 +356,7 @@ class Publisher:
             return
         batch.withdrawn = why
         if not batch.in_doubt:
-            batch.lane.refused(batch)
+            batch.lane.remove(batch)
             self._end(batch, why)
 
     # Asking again
@@ -370,9 +385,9 @@ class Publisher:
             confirm: Confirm = await self._wire.request(batch.lane.address.request(batch.data))
         except SequenceGap as gap:
             if gap.detail.get("expected", 0) < batch.floor:  # the broker has forgotten this producer
-                raise self._unknown(batch, partial(self.ask_again, batch)) from None
-        except (Busy, Disconnected, WireOutcomeUnknown):
-            raise self._unknown(batch, partial(self.ask_again, batch)) from None
+                raise self.unknown(batch) from None
+        except (*retry.AGAIN, Disconnected, WireOutcomeUnknown):
+            raise self.unknown(batch) from None
         else:
             return confirm
         again = Batch(batch.lane, lambda batch, outcome: None)  # it is not appended: publish it anew
@@ -418,6 +433,6 @@ class Publisher:
                 caller.set_exception(copy(closed))
         for lane in self._lanes.values():
             for batch in lane.batches():
-                unknown = batch.in_doubt and self._unknown(batch, partial(self.ask_again, batch))
+                outcome = self.unknown(batch) if batch.in_doubt else closed
                 lane.remove(batch)
-                self._end(batch, unknown or closed)
+                self._end(batch, outcome)

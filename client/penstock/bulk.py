@@ -75,7 +75,8 @@ class Bulk(Generic[T, V]):
         """Bytes of the drafts."""
         self._items: dict[Batch, Sequence[Any]] = {}
         """What was given, of every batch that is not confirmed."""
-        self._sent: dict[Batch, None] = {}
+        self._sent: dict[Batch, asyncio.TimerHandle | None] = {}
+        """Without an outcome yet; when this call waits for them no longer."""
         self._outcomes: dict[Batch, Outcome] = {}
         self._failure: Error | None = None
         self._bad: list[Any] = []
@@ -89,7 +90,7 @@ class Bulk(Generic[T, V]):
             while self._sent:
                 await self._change()
         except asyncio.CancelledError:
-            self._stop(Cancelled("the caller was cancelled"))
+            self._withdraw(batch for batch in self._sent if batch.data is None)
             raise
         if self._failure is not None:
             raise self._error(self._failure)
@@ -104,12 +105,17 @@ class Bulk(Generic[T, V]):
                         await self._change()
                     if self._failure is not None:
                         return
-                    self._sent[batch] = None
-                    self._publisher.submit(batch, self._timeout)
+                    self._submit(batch)
         except Error as error:
             if not self._outcomes and not self._sent:
                 raise
             self._stop(error)
+
+    def _submit(self, batch: Batch) -> None:
+        loop = asyncio.get_running_loop()
+        late = None if self._timeout is None else loop.call_later(self._timeout, self._time_is_up, batch)
+        self._sent[batch] = late
+        self._publisher.submit(batch, self._timeout)
 
     # Cutting the input
 
@@ -196,7 +202,11 @@ class Bulk(Generic[T, V]):
     # Outcomes
 
     def _ended(self, batch: Batch, outcome: Outcome) -> None:
-        self._sent.pop(batch, None)
+        if batch not in self._sent:  # this call's time was up before
+            return
+        late = self._sent.pop(batch)
+        if late is not None:
+            late.cancel()
         self._outcomes[batch] = outcome
         if isinstance(outcome, Confirm):
             del self._items[batch]
@@ -207,8 +217,18 @@ class Bulk(Generic[T, V]):
 
     def _stop(self, why: Error) -> None:
         self._failure = why
-        for batch in list(self._sent):
-            self._publisher.withdraw(batch, why)
+        self._withdraw(self._sent)
+
+    def _withdraw(self, batches: Iterable[Batch]) -> None:
+        for batch in list(batches):
+            self._publisher.withdraw(batch, Cancelled("the call ended before it was sent"))
+
+    def _time_is_up(self, batch: Batch) -> None:
+        """This call waits no longer; the batch goes on if it was sent."""
+        if batch.data is None:
+            self._publisher.withdraw(batch, self._publisher.not_sent())
+        else:
+            self._ended(batch, self._publisher.unknown(batch))
 
     async def _change(self) -> None:
         self._changed = asyncio.get_running_loop().create_future()
