@@ -19,6 +19,7 @@ from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.storage.files import Load
 from penstock_broker.storage.reads import Cold, Cut, Loaded
 from penstock_protocol.errors import Corrupt, QueueFull
+from penstock_protocol.limits import INT_MAX
 
 BYTES_PER_ENTRY = 1 << 20
 """Dead letters of more bytes are buried in several entries, each whole in itself."""
@@ -57,15 +58,17 @@ class Burial:
             then()
 
     def retry(self, queue: Queue, now: Now) -> None:
-        """Dead letters that waited for room are judged dead again, once there is some."""
+        """Dead letters that waited for room are judged dead again, as many as there is room for."""
         target = self._registry.queues.get(queue.policy.dead_letter or "")
-        limit = target.policy.max_messages if target is not None else None
-        if target is not None and limit is not None and target.messages >= limit:
-            return
-        for first, messages in queue.parked():
+        room, room_bytes = target.room if target is not None else (INT_MAX, INT_MAX)
+        for first, waiting in queue.parked():
+            messages, size = queue.log.fit(first, min(waiting, room), room_bytes)
+            if not messages or size > room_bytes:
+                return
             queue.states.move(first, messages, Event.DUE)
             queue.states.move(first, messages, Event.HAND_OUT)
             self.bury(queue, queue.rejected([(first, messages)], "waited"), now)
+            room, room_bytes = room - messages, room_bytes - size
 
     def _bury(self, queue: Queue, dead: Dead, now: Now, loaded: Loaded, then: Then) -> None:
         if self._registry.get(queue.uuid) is not queue:
@@ -104,20 +107,23 @@ class Burial:
         first, messages = cuts[0].first, sum(cut.messages for cut in cuts)
         parts: list[Part] = []
         name = queue.policy.dead_letter
-        assert name is not None, "a queue without a dead-letter queue has no limit, and refuses rejects"
-        target = self._registry.queues.get(name)
-        if target is None:
+        if name is None:  # since it was altered, nothing of it dies
+            part = queue.return_part([(first, messages, max(1, dead.failures), now.wall)])
+            self._engine.append([part], wall=now.wall)
+            return
+        if name not in self._registry.queues:
             uuid = self._new_uuid()
             policy = policy_for(name, DEAD_LETTER_SETTINGS)
             parts.append(part_for(Kind.CREATE, Item("queue", name, uuid, policy.as_map(), ())))
             offset = 0
         else:
-            uuid, offset = target.uuid, target.log.end
             try:
+                target = self._registry.queue(name)
                 target.check_room(messages, sum(len(cut.data) for cut in cuts))
-            except QueueFull:
+            except (QueueFull, Corrupt):
                 self._park(queue, first, messages, dead.failures, now)
                 return
+            uuid, offset = target.uuid, target.log.end
         bodies: list[Body] = []
         for cut in cuts:
             origin = entries.ORIGIN.pack(cut.origin_log, cut.origin_first)

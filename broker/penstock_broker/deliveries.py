@@ -13,6 +13,7 @@ from penstock_broker.burial import Burial
 from penstock_broker.clock import Now
 from penstock_broker.queues.handout import Subscription, Taker, Waiter
 from penstock_broker.queues.queue import Grant, Queue
+from penstock_broker.queues.states import State
 from penstock_broker.session import Connection, Session
 from penstock_broker.storage.engine import Engine
 from penstock_broker.topics.partition import Partition
@@ -64,11 +65,12 @@ class Deliveries:
 
     def arm(self, target: Queue | Partition, now: Now) -> None:
         """Be woken when time next matters there."""
+        if self.stopped:
+            return
         if isinstance(target, Queue):
-            when = target.next_deadline(now.mono, now.wall)
-            if target.parked():
-                when = min(when or now.mono + PARKED_RETRY_MS, now.mono + PARKED_RETRY_MS)
-            self._alarms.set(target, when)
+            if target.retry_at is None and target.count(State.WAITING):
+                target.retry_at = now.mono + PARKED_RETRY_MS
+            self._alarms.set(target, target.next_deadline(now.mono, now.wall))
         else:
             self._alarms.set(target, target.next_deadline())
 
@@ -91,7 +93,9 @@ class Deliveries:
         if runs:
             self.failed(queue, runs, None, now)
         queue.wake(now.wall)
-        self._burial.retry(queue, now)
+        if queue.retry_at is not None and queue.retry_at <= now.mono:
+            queue.retry_at = None
+            self._burial.retry(queue, now)
 
     def _hand_out(self, queue: Queue, now: Now) -> None:
         while not self.stopped and (ready := queue.available()) > 0:

@@ -43,6 +43,9 @@ class Registry:
         self._machines: dict[bytes, Machine] = {NODE: self.node, CATALOGUE: self.catalogue}
         self._early: dict[bytes, Chosen] = {}
         """Snapshots of machines that the restored catalogue does not know yet."""
+        self._as_of: dict[bytes, int] = {}
+        """Journal position that a restored machine reflected. Not `changed_at`: an entry may have several
+        parts for one machine, all at one position."""
         self._corrupt: set[bytes] = set()
         """Machines of which both snapshots are damaged."""
         self.on_gone: Callable[[Queue | Topic], None] = lambda gone: None
@@ -65,11 +68,12 @@ class Registry:
         machine = self._machines.get(part.target)
         if part.kind == Kind.BOOT:
             for queue in self.queues.values():
-                if queue.changed_at < at.position:
+                if self._as_of.get(queue.uuid, 0) < at.position:
                     queue.apply(part, at)
         elif self.node.clean and part.kind != Kind.STOP:
             self.node.clean = False
-        if machine is None or machine.changed_at >= at.position or part.target in self._corrupt:
+        reflected = self._as_of.get(part.target, 0) >= at.position
+        if machine is None or reflected or part.target in self._corrupt:
             return
         if isinstance(machine, Catalogue):
             self._compose(part.kind, machine.apply(part, at))
@@ -79,6 +83,7 @@ class Registry:
     def restore(self, chosen: Chosen) -> None:
         """A machine as a checkpoint had it. Raises `StorageError` if the catalogue or node is lost."""
         row, data = chosen
+        self._as_of[row.uuid] = row.as_of
         machine = self._machines.get(row.uuid)
         if data is None:
             if row.uuid in (NODE, CATALOGUE):

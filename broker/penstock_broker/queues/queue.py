@@ -22,6 +22,7 @@ from penstock_broker.storage import entries
 from penstock_broker.storage.entries import At, Kind, Part
 from penstock_broker.storage.log import Log
 from penstock_protocol.errors import QueueFull
+from penstock_protocol.limits import INT_MAX
 from penstock_protocol.slices import REDELIVERED, Range
 
 KIND = 3
@@ -99,6 +100,8 @@ class Queue:
         self._due: dict[int, int] = {}
         """Offset of a DELAYED message → wall ms."""
         self._due_heap: list[tuple[int, int]] = []
+        self.retry_at: int | None = None
+        """Mono ms at which dead letters that wait for room are judged again."""
         self._waits: list[tuple[int, int, Waiter]] = []
         """(deadline, order of arrival, who waits)."""
         self._order = 0
@@ -170,17 +173,25 @@ class Queue:
     def check_room(self, messages: int, size: int) -> None:
         """Raises `QueueFull` if the queue may not take that much more."""
         policy = self.policy
-        if policy.max_messages is not None and self.messages + messages > policy.max_messages:
-            self.refused["QueueFull"] += messages
+        room, room_bytes = self.room
+        if messages > room:
             raise QueueFull(
                 f"queue {self.name!r} holds {self.messages:,} of {policy.max_messages:,} messages"
             )
-        if policy.max_bytes is not None and self.log.bytes + size > policy.max_bytes:
-            self.refused["QueueFull"] += messages
+        if size > room_bytes:
             raise QueueFull(
                 f"queue {self.name!r} holds {self.log.bytes:,} of {policy.max_bytes:,} bytes",
                 hint=f"add workers, or raise it: `penstock queue alter {self.name} --max-bytes N`",
             )
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Messages and bytes that it may still take."""
+        most, most_bytes = self.policy.max_messages, self.policy.max_bytes
+        return (
+            INT_MAX if most is None else max(0, most - self.messages),
+            INT_MAX if most_bytes is None else max(0, most_bytes - self.log.bytes),
+        )
 
     # ---- Handing out
 
@@ -390,6 +401,8 @@ class Queue:
             times.append(self._waits[0][0])
         if (lease := self.leases.next_deadline()) is not None:
             times.append(lease)
+        if self.retry_at is not None:
+            times.append(self.retry_at)
         if self._due_heap:
             times.append(mono + max(0, self._due_heap[0][0] - wall))
         return min(times, default=None)

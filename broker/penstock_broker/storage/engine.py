@@ -155,8 +155,7 @@ class Engine(Generic[T]):
         for old, used in zip(report.files, report.used, strict=True):
             file = JournalFile(old.number, old.salt, old.size, viewable=False)
             file.used = used
-            assert old.first is not None
-            file.start = old.first.position
+            file.start = old.start
             kept.append(file)
         journal.open(report.position, report.sequence, report.number, kept)
         journal.time = wall
