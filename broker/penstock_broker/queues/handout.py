@@ -1,7 +1,7 @@
 """Who waits for messages, with how much credit, and who gets the next ones.
 
-One round gives each waiting consumer at most ceil(ready / waiting) messages, round robin: with equal
-credit two consumers differ by at most one such chunk.
+One round gives each waiting consumer at most ceil(ready / waiting) messages, in turn: with equal credit
+two consumers never differ by more than one such chunk.
 """
 
 from collections import deque
@@ -86,22 +86,20 @@ class Handout:
             self._waiting.remove(taker)
 
     def round(self, ready: int) -> list[tuple[Taker, int]]:
-        """Who gets how many of `ready` messages in this round. A taker given all its credit, or that
-        takes once, waits no more; the others go on behind."""
+        """Who gets how many of `ready` messages in this round: even shares, the odd ones to those in front.
+        A RECEIVE that got something waits no more; a subscription goes on behind those that got less."""
         takers = [taker for taker in self._waiting if taker.ready]
-        if not takers or not ready:
-            return []
-        chunk = -(-ready // len(takers))
         out = []
-        for taker in takers:
-            share = min(chunk, taker.credit, ready)
+        for index, taker in enumerate(takers):
+            share = min(-(-ready // (len(takers) - index)), taker.credit)
             if not share:
                 break
             ready -= share
             self._waiting.remove(taker)
+            out.append((taker, share))
+        for taker, _ in sorted(out, key=lambda given: given[1]):
             if isinstance(taker, Waiter):
                 taker.ended = True
             else:
                 self._waiting.append(taker)
-            out.append((taker, share))
         return out
