@@ -89,9 +89,10 @@ class Handout:
         """Who gets how many of `ready` messages in this round: even shares, the odd ones to those in front.
         A RECEIVE that got something waits no more; a subscription goes on behind those that got less."""
         takers = [taker for taker in self._waiting if taker.ready]
+        chunk = -(-ready // max(1, len(takers)))
         out = []
         for index, taker in enumerate(takers):
-            share = min(-(-ready // (len(takers) - index)), taker.credit)
+            share = min(chunk, -(-ready // (len(takers) - index)), taker.credit)
             if not share:
                 break
             ready -= share
