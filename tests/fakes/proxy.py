@@ -28,9 +28,8 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._open.set()
+        await asyncio.gather(*self._tasks)
 
     def cut(self) -> None:
         """End every connection at once; what is on its way is lost."""
@@ -43,19 +42,26 @@ class Proxy:
         self._open.clear()
         self.cut()
 
-    def reopen(self) -> None:
-        """Let connections through again."""
+    def reopen(self, target: tuple[str, int] | None = None) -> None:
+        """Let connections through again, to another address if one is given."""
+        self._target = target or self._target
         self._open.set()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._remember(asyncio.current_task())
         self._writers.add(writer)
         await self._open.wait()
+        if writer.transport.is_closing():
+            return
         broker_reader, broker_writer = await asyncio.open_connection(*self._target)
         self._writers.add(broker_writer)
         for source, sink in ((reader, broker_writer), (broker_reader, writer)):
-            task = asyncio.ensure_future(self._carry(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._remember(asyncio.ensure_future(self._carry(source, sink)))
+
+    def _remember(self, task: "asyncio.Task[None] | None") -> None:
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
