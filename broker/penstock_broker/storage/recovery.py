@@ -45,13 +45,15 @@ class Fold(Protocol):
 
 
 class OldFile(NamedTuple):
-    """A journal file as found. `first`: header of its first whole block, None if it has none."""
+    """A journal file as found. `first`: header of its first whole block, None if it has none; `start`:
+    journal position of its first page behind the header, where that block stands unless rot took others."""
 
     name: str
     number: int
     salt: int
     size: int
     first: BlockHeader | None
+    start: int
 
 
 class Report(NamedTuple):
@@ -118,8 +120,9 @@ def _look(files: Files, name: str, size: int) -> OldFile:
         for where in range(0, len(view), PAGE_BYTES):
             block = decode_block_header(view, where)
             if block is not None and block.file == number and salt in (None, block.salt):
-                return OldFile(name, number, block.salt, size, block)
-    return OldFile(name, number, salt or 0, size, None)
+                start = block.position - (at + where - PAGE_BYTES)
+                return OldFile(name, number, block.salt, size, block, start)
+    return OldFile(name, number, salt or 0, size, None, 0)
 
 
 class _Reader:
@@ -184,13 +187,12 @@ class _Reader:
         )
 
     def _check_beginning(self, has_checkpoint: bool) -> None:
-        first = self.order[0].first if self.order else None
-        if first is None:
+        if not self.order:
             if has_checkpoint:
                 raise StorageError("there is a checkpoint, but no journal: restore a backup of the directory")
-        elif first.position > self._start:
+        elif self.order[0].start > self._start:
             raise StorageError(
-                f"the journal begins at {first.position}, but is needed from {self._start}: "
+                f"the journal begins at {self.order[0].start}, but is needed from {self._start}: "
                 "files are missing; restore a backup of the directory"
             )
 
@@ -208,7 +210,7 @@ class _Reader:
         kept = [
             file
             for file in self.order
-            if file.first is not None and self.used.get(file.name, 0) and file.first.position < position
+            if file.first is not None and self.used.get(file.name, 0) and file.start < position
         ]
         return kept, [self.used[file.name] for file in kept]
 
@@ -228,18 +230,17 @@ class _Reader:
     def _blocks(self) -> Iterator[StoredBlock]:
         """Whole blocks in sequence order, up to the first that is torn. Raises `StorageError` for rot."""
         expected: int | None = None
-        followers = [file.first for file in self.order[1:]]
-        for file, follower in zip(self.order, [*followers, None], strict=False):
+        for file, follower in zip(self.order, [*self.order[1:], None], strict=False):
             assert file.first is not None
-            stop = follower.sequence if follower is not None else None
-            if expected is not None and file.first.sequence > expected:
-                raise self._rot(file, PAGE_BYTES, "blocks before its first one are missing")
+            stop = follower.first.sequence if follower is not None and follower.first is not None else None
             if stop is not None and file.first.sequence >= stop:
                 continue  # written again into its follower
-            if follower is not None and follower.position <= self._start:
-                self.used[file.name] = PAGE_BYTES + follower.position - file.first.position
-                expected = follower.sequence
+            if follower is not None and follower.start <= self._start:
+                self.used[file.name] = PAGE_BYTES + follower.start - file.start
+                expected = stop
                 continue  # every machine reflects it already
+            if file.first.position > file.start or (expected is not None and file.first.sequence > expected):
+                raise self._rot(file, PAGE_BYTES, "blocks before its first whole one are missing")
             expected = yield from self._blocks_of(file, file.first.sequence, stop)
 
     def _blocks_of(self, file: OldFile, expected: int, stop: int | None) -> Generator[StoredBlock, None, int]:
