@@ -24,6 +24,21 @@ PATIENCE_SECONDS = 5.0
 LOG = bytes(range(16))
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until something has happened."""
+    loop = asyncio.get_running_loop()
+    happened = loop.create_future()
+
+    def look() -> None:
+        if condition():
+            happened.set_result(None)
+        elif not happened.done():
+            loop.call_later(0.001, look)
+
+    look()
+    await asyncio.wait_for(happened, PATIENCE_SECONDS)
+
+
 class Peer(asyncio.Protocol):
     """One connection as the server sees it."""
 
@@ -42,7 +57,9 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for received in self._link.receive(data):
-            if not received.is_reply:
+            if received.is_reply:
+                self._server.pongs.append(received.message)
+            else:
                 self._server.received(Asked(self, received))
 
     def reply(self, received: Received, message: Any) -> None:
@@ -92,6 +109,7 @@ class ScriptedServer:
         self.welcome: Any = Welcome(1, "scripted", bytes(16), 1, False, credit, 0, limits)
         self.hellos: list[Hello] = []
         self.peers: list[Peer] = []
+        self.pongs: list[Pong] = []
         self.requests: asyncio.Queue[Asked] = asyncio.Queue()
         self.answers: dict[type[Any], Callable[[Asked], None]] = {
             Hello: self._hello,
