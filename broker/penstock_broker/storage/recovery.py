@@ -230,6 +230,14 @@ class _Reader:
     def _blocks(self) -> Iterator[StoredBlock]:
         """Whole blocks in sequence order, up to the first that is torn. Raises `StorageError` for rot."""
         expected: int | None = None
+        for file, first, stop in self._needed():
+            if expected is not None and first > expected:
+                raise self._rot(file, PAGE_BYTES, "blocks before its first one are missing")
+            expected = yield from self._blocks_of(file, first, stop)
+
+    def _needed(self) -> list[tuple[OldFile, int, int | None]]:
+        """Files to be read, each with its first sequence and that of its follower."""
+        needed: list[tuple[OldFile, int, int | None]] = []
         for file, follower in zip(self.order, [*self.order[1:], None], strict=False):
             assert file.first is not None
             stop = follower.first.sequence if follower is not None and follower.first is not None else None
@@ -237,11 +245,11 @@ class _Reader:
                 continue  # written again into its follower
             if follower is not None and follower.start <= self._start:
                 self.used[file.name] = PAGE_BYTES + follower.start - file.start
-                expected = stop
                 continue  # every machine reflects it already
-            if file.first.position > file.start or (expected is not None and file.first.sequence > expected):
-                raise self._rot(file, PAGE_BYTES, "blocks before its first whole one are missing")
-            expected = yield from self._blocks_of(file, file.first.sequence, stop)
+            if file.first.position > file.start:
+                raise self._rot(file, PAGE_BYTES, "a block is missing or damaged")
+            needed.append((file, file.first.sequence, stop))
+        return needed
 
     def _blocks_of(self, file: OldFile, expected: int, stop: int | None) -> Generator[StoredBlock, None, int]:
         data = memoryview(self._files.read(file.name, 0, file.size))
