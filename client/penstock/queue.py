@@ -166,7 +166,8 @@ class Queue(Generic[T]):
 
     async def ack(self, messages: Message[T] | Iterable[Message[T]], *, timeout: float | None = None) -> None:
         """Settle messages as done; durable on return. Raises `Stale` if the lease of any is gone (the others
-        are settled), `OutcomeUnknown` at the timeout."""
+        are settled), `OutcomeUnknown` at the timeout, or if the connection was lost meanwhile and the lease
+        is gone since."""
         await self._settle(Verdict(self.name), messages, timeout)
 
     async def nack(

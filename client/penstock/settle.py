@@ -3,7 +3,8 @@
 A *staged* settle has no caller that waits: if it is lost or comes too late, the message is delivered again,
 and the user hears of it by log and event alone. An awaited one shares the frame and learns of its own
 ranges. The settler knows ranges, not messages: who stages marks them as settled first. A settle that was
-sent again after a lost socket may find its ranges stale because the first one worked: that is no error.
+sent again after a lost socket may find its ranges stale because the first one worked, or because their lease
+died with the broker: nobody can tell, so its outcome is unknown.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from penstock.connection import Wire
-from penstock.errors import Error, Stale
+from penstock.errors import Error, OutcomeUnknown, Stale
 from penstock.events import SettleFailed, SettleStale
 from penstock_protocol.limits import RANGES_MAX, REASON_BYTES_MAX
 from penstock_protocol.messages.queues import Ack, Deliver, Delivery, Extend, Nack, Outcome
@@ -39,10 +40,12 @@ class Verdict(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What became of one gathered frame: which ranges were stale, or why it failed."""
+    """What became of one gathered frame: which ranges were stale, or why it failed. `resent`: an earlier
+    sending of it may have worked."""
 
     stale: tuple[Range, ...] = ()
     error: Error | None = None
+    resent: bool = False
 
 
 class Gathered:
@@ -75,9 +78,12 @@ class Settler:
         """Settle without waiting."""
         self._gather(Key(verdict, True, None)).ranges.extend(ranges)
 
-    async def settle(self, verdict: Verdict, ranges: Sequence[Range], timeout: float | None = None) -> None:
+    async def settle(
+        self, verdict: Verdict, ranges: Sequence[Range], timeout: float | None = None, *, resent: bool = False
+    ) -> None:
         """Settle and wait until it is durable (release: until it is done). Cancelled, it happens all the
-        same. Raises `Stale` if any of `ranges` had lost its lease, `OutcomeUnknown` at the timeout."""
+        same. Raises `Stale` if any of `ranges` had lost its lease, `OutcomeUnknown` at the timeout, or if
+        that may be because an earlier try worked (`resent`: there was one already)."""
         if not ranges:
             return
         gathered = self._gather(Key(verdict, False, timeout))
@@ -85,7 +91,14 @@ class Settler:
         answer = await asyncio.shield(gathered.answer)
         if answer.error is not None:
             raise answer.error
-        raise_stale(verdict.queue, overlap(ranges, answer.stale))
+        gone = overlap(ranges, answer.stale)
+        if gone and (resent or answer.resent):
+            raise OutcomeUnknown(
+                f"the connection was lost while {gone} messages of {verdict.queue!r} were settled: that worked, or"
+                " they will be delivered again",
+                repeat=lambda: self.settle(verdict, ranges, timeout, resent=True),
+            )
+        raise_stale(verdict.queue, gone)
 
     async def extend(
         self, queue: str, ranges: Sequence[Range], extend_ms: int, timeout: float | None = None
@@ -147,10 +160,7 @@ class Settler:
                 stale += decode_ranges(reply.payload)
         except Error as error:
             return Answer(error=error)
-        if stale and resent.is_set():
-            self._tell(key.verdict, ranges, Answer(tuple(stale)))
-            return Answer()
-        return Answer(tuple(stale))
+        return Answer(tuple(stale), resent=resent.is_set())
 
     def _tell(self, verdict: Verdict, ranges: list[Range], answer: Answer) -> None:
         if answer.error is not None:

@@ -84,14 +84,38 @@ async def test_only_the_caller_whose_range_is_stale_learns_of_it() -> None:
     assert len(client.wire.of(Ack)) == 1
 
 
-async def test_stale_after_a_resend_of_unknown_outcome_is_an_event_and_no_error() -> None:
+async def test_stale_after_a_resend_is_unknown_to_who_waits_however_often_he_asks() -> None:
     client = FakeClient()
     settling = asyncio.ensure_future(client.settler.settle(JOBS, [Range(7, 0, 0, 2)]))
     await turns()
     asked = client.wire.last(Ack)
     asked.on_resend()
     asked.reply(Settled(0, encode_ranges([Range(7, 0, 0, 2)])))
+    with pytest.raises(OutcomeUnknown, match="that worked, or they will be delivered again") as unknown:
+        await settling
+    client.wire.answers[Ack] = lambda _: Settled(0, encode_ranges([Range(7, 0, 0, 2)]))
+    with pytest.raises(OutcomeUnknown):
+        await unknown.value.retry()
+
+
+async def test_settled_by_a_resend_is_no_error() -> None:
+    client = FakeClient()
+    settling = asyncio.ensure_future(client.settler.settle(JOBS, [Range(7, 0, 0, 2)]))
+    await turns()
+    asked = client.wire.last(Ack)
+    asked.on_resend()
+    asked.reply(Settled(2, b""))
     await settling
+
+
+async def test_stale_after_a_resend_of_a_staged_settle_is_an_event() -> None:
+    client = FakeClient()
+    client.settler.stage(JOBS, [Range(7, 0, 0, 2)])
+    await turns()
+    asked = client.wire.last(Ack)
+    asked.on_resend()
+    asked.reply(Settled(0, encode_ranges([Range(7, 0, 0, 2)])))
+    await client.settler.flush()
     assert client.wire.events == [SettleStale("jobs", 2)]
 
 
