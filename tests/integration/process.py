@@ -79,12 +79,13 @@ class BrokerProcess:
         self.signal(signal.SIGTERM)
         return self.wait()
 
-    def kill(self) -> None:
-        """kill -9, if it still runs."""
+    def kill(self) -> int:
+        """kill -9, if it still runs; the exit code."""
         self._process.kill()
-        self._process.wait(STOP_SECONDS)
+        code = self._process.wait(STOP_SECONDS)
         assert self._process.stdout is not None
         self._process.stdout.close()
+        return code
 
     def log(self) -> str:
         """What it said on stderr so far."""
