@@ -94,8 +94,8 @@ class Settler:
         gone = overlap(ranges, answer.stale)
         if gone and (resent or answer.resent):
             raise OutcomeUnknown(
-                f"the connection was lost while {gone} messages of {verdict.queue!r} were settled: that worked, or"
-                " they will be delivered again",
+                f"the connection was lost while {gone} messages of {verdict.queue!r} were settled:"
+                " that worked, or they will be delivered again",
                 repeat=lambda: self.settle(verdict, ranges, timeout, resent=True),
             )
         raise_stale(verdict.queue, gone)
