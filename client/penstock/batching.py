@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from penstock import retry
 from penstock.bulk import Bulk, Stretch
 from penstock.connection import Wire
-from penstock.errors import Busy, ClientClosed, Disconnected, Error, OutcomeUnknown, TooLarge
+from penstock.errors import Busy, ClientClosed, Disconnected, Error, OutcomeUnknown, Refused, TooLarge
 from penstock.lanes import Address, Batch, Caller, Lane, Outcome, Stage
 from penstock.values import Cells
 from penstock_protocol.errors import Cancelled, SequenceGap
@@ -235,9 +235,9 @@ class Publisher:
             assert batch.data is not None
             self._credit += reply.credit if isinstance(reply, Confirm) else len(batch.data)
         lane = batch.lane
-        if isinstance(reply, Confirm):
-            batch.confirm = reply
         if batch.stage is not Stage.OPEN:  # it was given up meanwhile
+            if isinstance(reply, Confirm):
+                batch.outcome = reply
             return
         if reply is None:
             lane.came_back(batch, lost=True)
@@ -284,6 +284,7 @@ class Publisher:
 
     def _end(self, batch: Batch, outcome: Outcome) -> None:
         """Its outcome is known, or known to be unknown. It has left its lane."""
+        batch.outcome = outcome
         batch.gathering = False
         if batch.timer is not None:
             batch.timer.cancel()
@@ -362,24 +363,31 @@ class Publisher:
     # Asking again
 
     async def ask_again(self, batch: Batch) -> Confirm:
-        """What became of a batch that ended as unknown, whoever asks and how often: it cannot be appended
-        twice. Raises what a publish raises."""
-        if batch.confirm is not None:
-            return batch.confirm
-        if batch.again is None:
-            batch.again = asyncio.ensure_future(self._ask_again(batch))
-            batch.again.add_done_callback(partial(self._asked, batch))
-        return await asyncio.shield(batch.again)
+        """What became of a batch, whoever asks and how often: it is not appended twice, and what one was
+        told is what all are told. Raises what a publish raises."""
+        if batch.asking is None:
+            batch.asking = asyncio.ensure_future(self._ask_again(batch))
+            batch.asking.add_done_callback(partial(self._asked, batch))
+        return await asyncio.shield(batch.asking)
 
     @staticmethod
     def _asked(batch: Batch, task: asyncio.Task[Confirm]) -> None:
-        batch.again = None
-        if not task.cancelled() and task.exception() is None:
-            batch.confirm = task.result()
+        batch.asking = None
+        if not task.cancelled():
+            task.exception()  # it was raised where it is awaited, if anywhere
 
     async def _ask_again(self, batch: Batch) -> Confirm:
-        if batch.stage is not Stage.DONE:  # it is being sent all the time
-            return await self._confirm_of(batch)
+        if batch.stage is not Stage.DONE:
+            await self._outcome_of(batch)
+        if isinstance(batch.outcome, OutcomeUnknown):
+            batch.outcome = await self._find_out(batch)
+        assert batch.outcome is not None
+        if isinstance(batch.outcome, Error):
+            raise copy(batch.outcome)
+        return batch.outcome
+
+    async def _find_out(self, batch: Batch) -> Outcome:
+        """Send it under its old number. If that proves that it is not appended, publish it anew."""
         assert batch.data is not None
         try:
             confirm: Confirm = await self._wire.request(batch.lane.address.request(batch.data))
@@ -388,17 +396,15 @@ class Publisher:
                 raise self.unknown(batch) from None
         except (*retry.AGAIN, Disconnected, WireOutcomeUnknown):
             raise self.unknown(batch) from None
+        except Refused as refusal:
+            return refusal
         else:
             return confirm
-        again = Batch(batch.lane, lambda batch, outcome: None)  # it is not appended: publish it anew
-        again.data, again.count, again.size = batch.data, batch.count, batch.size
-        self.submit(again)
-        return await self._confirm_of(again)
-
-    async def _confirm_of(self, batch: Batch) -> Confirm:
+        batch.stage, batch.doubt, batch.withdrawn = Stage.QUEUE, False, None
+        self.submit(batch)
         outcome = await self._outcome_of(batch)
-        if isinstance(outcome, Error):
-            raise outcome
+        if isinstance(outcome, OutcomeUnknown):
+            raise self.unknown(batch)
         return outcome
 
     def _outcome_of(self, batch: Batch) -> "asyncio.Future[Outcome]":

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeGuard, TypeVar
 
 from penstock.errors import BatchError, Error, OutcomeUnknown, TooLarge
 from penstock.lanes import END_BYTES, Address, Batch, Outcome
@@ -79,8 +79,9 @@ class Bulk(Generic[T, V]):
         """Without an outcome yet; when this call waits for them no longer."""
         self._outcomes: dict[Batch, Outcome] = {}
         self._failure: Error | None = None
+        self._input_error: Error | None = None
         self._bad: list[Any] = []
-        """The item that could not be encoded."""
+        """The item that could not be encoded; the input ends before it."""
         self._changed: asyncio.Future[None] | None = None
 
     async def run(self, items: Iterable[T] | AsyncIterable[T]) -> V:
@@ -92,24 +93,20 @@ class Bulk(Generic[T, V]):
         except asyncio.CancelledError:
             self._withdraw(batch for batch in self._sent if batch.data is None)
             raise
-        if self._failure is not None:
-            raise self._error(self._failure)
+        failure = self._failure or self._input_error
+        if failure is not None:
+            raise self._error(failure)
         return self._view([Stretch(*row) for row in self._confirmed()])
 
     async def _publish(self, items: Iterable[T] | AsyncIterable[T]) -> None:
-        try:
-            async with aclosing(self._batches(items)) as batches:
-                async for batch in batches:
-                    await self._publisher.room()
-                    while len(self._sent) >= SEQUENCES_IN_FLIGHT_MAX and self._failure is None:
-                        await self._change()
-                    if self._failure is not None:
-                        return
-                    self._submit(batch)
-        except Error as error:
-            if not self._outcomes and not self._sent:
-                raise
-            self._stop(error)
+        async with aclosing(self._batches(items)) as batches:
+            async for batch in batches:
+                await self._publisher.room()
+                while len(self._sent) >= SEQUENCES_IN_FLIGHT_MAX and self._failure is None:
+                    await self._change()
+                if self._failure is not None:
+                    return
+                self._submit(batch)
 
     def _submit(self, batch: Batch) -> None:
         loop = asyncio.get_running_loop()
@@ -121,17 +118,22 @@ class Bulk(Generic[T, V]):
 
     async def _batches(self, items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[Batch, None]:
         """Full batches as the input fills them, then the rest."""
-        if isinstance(items, AsyncIterable):
-            async for item in items:
-                for batch in self._take(item):
+        try:
+            if isinstance(items, AsyncIterable):
+                async for item in items:
+                    for batch in self._take(item):
+                        yield batch
+            elif self._plain is not None and is_plain(items):
+                for batch in self._slices(self._plain, items):
                     yield batch
-        elif self._plain is not None and isinstance(items, list | tuple) and set(map(type, items)) <= {bytes}:
-            for batch in self._slices(self._plain, items):
-                yield batch
-        else:
-            for item in items:
-                for batch in self._take(item):
-                    yield batch
+            else:
+                for item in items:
+                    for batch in self._take(item):
+                        yield batch
+        except Error as error:
+            if not self._sent and not self._outcomes:
+                raise
+            self._input_error = error
         for batch in list(self._drafts.values()):
             yield batch
 
@@ -210,7 +212,7 @@ class Bulk(Generic[T, V]):
         self._outcomes[batch] = outcome
         if isinstance(outcome, Confirm):
             del self._items[batch]
-        elif self._failure is None:
+        elif self._failure is None and not isinstance(outcome, Cancelled):
             self._stop(outcome)
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
@@ -278,6 +280,11 @@ class Bulk(Generic[T, V]):
         except OutcomeUnknown as error:
             raise OutcomeUnknown(error.message, repeat=self._ask_again) from None
         return self._view(stretches)
+
+
+def is_plain(items: Iterable[Any]) -> TypeGuard[Sequence[bytes]]:
+    """Whether it is a list of nothing but bytes."""
+    return isinstance(items, list | tuple) and set(map(type, items)) <= {bytes}
 
 
 def cuts(bodies: Sequence[bytes]) -> Iterator[tuple[int, int, int]]:

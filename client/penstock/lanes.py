@@ -75,10 +75,9 @@ class Batch:
         "_kinds",
         "_number",
         "_row",
-        "again",
+        "asking",
         "bodies",
         "callers",
-        "confirm",
         "count",
         "data",
         "doubt",
@@ -87,6 +86,7 @@ class Batch:
         "joiners",
         "lane",
         "on_outcome",
+        "outcome",
         "refusal",
         "size",
         "stage",
@@ -113,10 +113,11 @@ class Batch:
         """Why it was refused for now."""
         self.withdrawn: Error | None = None
         """Once it is certain that it is not appended, it ends with this instead of being sent again."""
-        self.confirm: Confirm | None = None
+        self.outcome: Outcome | None = None
         self.floor = 0
         """The first sequence without an outcome when it was given up."""
-        self.again: asyncio.Task[Confirm] | None = None
+        self.asking: asyncio.Task[Confirm] | None = None
+        """Who was told that its outcome is unknown wants to know it."""
         self.joiners: list[asyncio.Future[Outcome]] = []
         self.timer: asyncio.TimerHandle | None = None
         self._cells: dict[int, Cells] = {}

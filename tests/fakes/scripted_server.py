@@ -105,7 +105,7 @@ class Asked:
 class ScriptedServer:
     """Listens on a port of its own. `hellos`: of every connection so far. `welcome` may be changed."""
 
-    def __init__(self, *, credit: int = 1 << 20, **limits: int) -> None:
+    def __init__(self, *, credit: int = 8 << 20, **limits: int) -> None:
         self.welcome: Any = Welcome(1, "scripted", bytes(16), 1, False, credit, 0, limits)
         self.hellos: list[Hello] = []
         self.peers: list[Peer] = []
