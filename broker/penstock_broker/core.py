@@ -323,6 +323,8 @@ class Core:
         """The message with its bytes; None while they are loaded, or if it is not wanted any more."""
         if reading.loading:
             return None
+        if self.registry.get(reading.log.uuid) is None:
+            return NotFound("it was deleted") if answer.call.correlation else None
         loads = cold_extents(reading, self.engine.reads)
         if loads:
             reading.loading = len(loads)

@@ -288,6 +288,10 @@ class Engine(Generic[T]):
     # ---- Checkpoints
 
     def _checkpoint(self, jobs: list[Job]) -> None:
+        journal = self.journal
+        uncovered = len(journal.files) > 1 and self._saver.covered < journal.files[1].start
+        if uncovered and journal.bytes > self.sizes.budget and not self._saver.failed:
+            self._saver.request()  # files count, not what is in them: every start takes one
         copy = self._saver.step(self.journal.end, self.journal.durable, self.journal.entries_total)
         if copy is not None:
             self._start(copy, self._done_checkpoint, jobs)
