@@ -147,4 +147,7 @@ def test_topic_settings_are_those_of_the_code() -> None:
 def test_links_lead_to_headings() -> None:
     headings = re.findall(r"^#+ (.+)$", TEXT, flags=re.M)
     anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        path, _, anchor = target.partition("#")
+        assert (SPECIFICATION.parent / path).exists(), target
+        assert path or anchor in anchors, target
