@@ -123,7 +123,7 @@ class Engine(Generic[T]):
         """What must be durable before the oldest journal file goes, once nothing in it is alive."""
         self._look = True
         """Something changed that may let the archiver or the freeing go on. They look at every log, so
-        they do it when a file was begun, a checkpoint or a run is done, and once a second."""
+        they do it when a file was begun or freed, a checkpoint or a run is done, and once a second."""
         self._newest: JournalFile | None = None
         self.space = Space(0, 0)
         self._space_at = 0
@@ -237,12 +237,12 @@ class Engine(Generic[T]):
         self._checkpoint(jobs)
         if self._run is not None:
             self._start_archive(self._run, jobs)
+        if self._free_mark is not None:
+            self._free(jobs)
         if self._look or self._newest is not self.journal.files[-1]:
             self._look = False
             self._newest = self.journal.files[-1]
             self._archive(wall)
-            self._free(jobs)
-        elif self._free_mark is not None:
             self._free(jobs)
         if self._dropping:
             self._drop(jobs)
@@ -339,6 +339,7 @@ class Engine(Generic[T]):
         run = archive.plan(self._machines.owners(), journal, below, self.node.segment_next)
         if run.copy is None:
             self.append(run.parts, wall=wall)
+            self._look = True
             return
         self._archiving = True
         self._run = (self.append([Part(NODE, Kind.SEGMENT, self.node.segment_next)], wall=wall), run)
@@ -392,6 +393,7 @@ class Engine(Generic[T]):
             if journal.durable < self._free_mark or not self._files.unmap(file.name):
                 return
             self._free_mark = None
+            self._look = True
             drop = journal.retire(file)
             if drop is not None:
                 jobs.append(drop)
