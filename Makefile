@@ -43,7 +43,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/pyright --warnings
+	$(BIN)/pyright --warnings --pythonpath $(BIN)/python
 
 house: $(VENV)/.dev
 	$(BIN)/pytest -q tests/house

@@ -95,7 +95,6 @@ class Core:
         """Payload bytes this turn, per connection."""
         self._deferred: list[Answer] = []
         """Readings for connections that have enough for this turn."""
-        self.registry.on_gone = self._gone
         for queue in self.registry.queues.values():
             self.deliveries.arm(queue, now)
         self._alarms.set(SPACE_ALARM, now.mono)
@@ -272,6 +271,24 @@ class Core:
         self.engine.wait(position, Answer(call, confirm, None, batch.length))
         self.deliveries.touch(target)
 
+    def gone(self, gone: Queue | Topic) -> None:
+        """A queue or topic was deleted: whoever waits there is told, and no session keeps it."""
+        if isinstance(gone, Queue):
+            for session in self.presence.sessions.values():
+                session.queues.pop(gone, None)
+            self._alarms.set(gone, None)
+            missing = NotFound(f"queue {gone.name!r} was deleted")
+            for taker in list(gone.handout):
+                gone.handout.remove(taker)
+                self._tell(taker, missing)
+            return
+        missing = NotFound(f"topic {gone.name!r} was deleted")
+        for partition in gone.partitions:
+            self._alarms.set(partition, None)
+            for parked in partition.all_parked():
+                parked.call.connection.waits.pop(parked.call.correlation, None)
+                self.answer(parked.call, missing)
+
     def new_uuid(self) -> bytes:
         """A fresh uuid."""
         return UUID(int=self._random.getrandbits(128), version=4).bytes
@@ -350,22 +367,6 @@ class Core:
                 self.engine.wait(0, answer)
 
         self.engine.load(load, got)
-
-    def _gone(self, gone: Queue | Topic) -> None:
-        """A queue or topic was deleted: whoever waits there is told."""
-        if isinstance(gone, Queue):
-            self._alarms.set(gone, None)
-            missing = NotFound(f"queue {gone.name!r} was deleted")
-            for taker in list(gone.handout):
-                gone.handout.remove(taker)
-                self._tell(taker, missing)
-            return
-        missing = NotFound(f"topic {gone.name!r} was deleted")
-        for partition in gone.partitions:
-            self._alarms.set(partition, None)
-            for parked in partition.all_parked():
-                parked.call.connection.waits.pop(parked.call.correlation, None)
-                self.answer(parked.call, missing)
 
     def _tell(self, taker: Any, missing: NotFound) -> None:
         call = getattr(taker, "call", None)

@@ -16,7 +16,7 @@ def observe(core: "Core", now: Now) -> NodeFacts:
     """All facts of a node."""
     registry, engine = core.registry, core.engine
     partitions = [
-        PartitionFacts(topic.name, p.number, p.log.start, p.log.end, p.log.bytes)
+        PartitionFacts(topic.name, p.number, p.log.start, p.log.end, p.log.size_bytes)
         for topic in registry.topics.values()
         for p in topic.partitions
     ]
@@ -58,7 +58,7 @@ def _queue(queue: Queue, now: Now) -> QueueFacts:
         queue.count(State.DELAYED),
         queue.count(State.IN_FLIGHT),
         queue.count(State.WAITING),
-        queue.log.bytes,
+        queue.log.size_bytes,
         queue.count(State.SETTLED),
         ages,
         len(queue.handout),

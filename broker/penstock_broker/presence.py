@@ -39,12 +39,17 @@ class Presence:
             self.closing.append(Close(session.connection, "the session has a newer connection"))
             self.leave_connection(session.connection)
         session.connection = connection
-        session.producer_ids.add(producer_id)
         connection.session = session
+        self._disclaim(session)
+        session.producer_id = producer_id
         if producer_id:
             self._producers[producer_id] = session
         self._alarms.set(session, None)
         return resumed
+
+    def _disclaim(self, session: Session) -> None:
+        if self._producers.get(session.producer_id) is session:
+            del self._producers[session.producer_id]
 
     def check_producer(self, connection: Connection, producer_id: int) -> None:
         """Raises `Stale` if a newer session claims that producer id."""
@@ -83,9 +88,7 @@ class Presence:
         session.subscriptions.clear()
         for queue in session.queues:
             self._deliveries.release_held(session, queue, None, set(), now)
-        for producer_id in session.producer_ids:
-            if self._producers.get(producer_id) is session:
-                del self._producers[producer_id]
+        self._disclaim(session)
         self._alarms.set(session, None)
 
     def goodbye(self, call: Call) -> None:

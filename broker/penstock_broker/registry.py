@@ -5,7 +5,7 @@ that is the only place where one machine's outcome concerns another object.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -46,10 +46,8 @@ class Registry:
         self._as_of: dict[bytes, int] = {}
         """Journal position that a restored machine reflected. Not `changed_at`: an entry may have several
         parts for one machine, all at one position."""
-        self._corrupt: set[bytes] = set()
+        self.corrupt: set[bytes] = set()
         """Machines of which both snapshots are damaged."""
-        self.on_gone: Callable[[Queue | Topic], None] = lambda gone: None
-        """Told of a deleted queue or topic."""
 
     # ---- Folding
 
@@ -73,7 +71,7 @@ class Registry:
         elif self.node.clean and part.kind != Kind.STOP:
             self.node.clean = False
         reflected = self._as_of.get(part.target, 0) >= at.position
-        if machine is None or reflected or part.target in self._corrupt:
+        if machine is None or reflected or part.target in self.corrupt:
             return
         if isinstance(machine, Catalogue):
             self._compose(part.kind, machine.apply(part, at))
@@ -90,7 +88,7 @@ class Registry:
                 raise StorageError(
                     "both copies of the catalogue are damaged: restore a backup of the directory"
                 )
-            self._corrupt.add(row.uuid)
+            self.corrupt.add(row.uuid)
         elif machine is None:
             self._early[row.uuid] = chosen
         else:
@@ -145,16 +143,18 @@ class Registry:
         if item.sort == "queue":
             queue = self.queues.pop(item.name)
             queue.log.trim(queue.log.end)
-            del self._machines[queue.uuid]
-            self.on_gone(queue)
+            self._remove(queue)
         elif item.sort == "topic":
             topic = self.topics.pop(item.name)
             for partition in topic.partitions:
                 partition.log.trim(partition.log.end)
-                del self._machines[partition.uuid]
-            self.on_gone(topic)
+                self._remove(partition)
         else:
-            del self._machines[self.groups.pop(item.name).uuid]
+            self._remove(self.groups.pop(item.name))
+
+    def _remove(self, machine: Machine) -> None:
+        del self._machines[machine.uuid]
+        self.corrupt.discard(machine.uuid)
 
     # ---- Looking up
 
@@ -172,12 +172,13 @@ class Registry:
             if isinstance(machine, Queue | Partition):
                 yield machine
 
-    def queue(self, name: str) -> Queue:
-        """The queue of that name. Raises `NotFound` or `Corrupt`."""
+    def queue(self, name: str, *, whole: bool = True) -> Queue:
+        """The queue of that name. Raises `NotFound`, or `Corrupt` unless a damaged one will do."""
         queue = self.queues.get(name)
         if queue is None:
             raise NotFound(f"no queue {name[:300]!r}", hint=f"create it: penstock queue create {name[:300]}")
-        self._check_whole(queue.uuid, f"queue {name!r}")
+        if whole:
+            self._check_whole(queue.uuid, f"queue {name!r}")
         return queue
 
     def topic(self, name: str) -> Topic:
@@ -202,5 +203,5 @@ class Registry:
         return group
 
     def _check_whole(self, uuid: bytes, what: str) -> None:
-        if uuid in self._corrupt:
+        if uuid in self.corrupt:
             raise Corrupt(f"both snapshots of {what} are damaged")

@@ -33,11 +33,11 @@ class Connection:
 class Session:
     """A client's presence: named in HELLO, ended by GOODBYE or `session_grace` after its socket was lost."""
 
-    __slots__ = ("client", "connection", "name", "producer_ids", "queues", "subscriptions")
+    __slots__ = ("client", "connection", "name", "producer_id", "queues", "subscriptions")
 
     def __init__(self, name: bytes, producer_id: int, client: str) -> None:
         self.name = name
-        self.producer_ids = {producer_id}
+        self.producer_id = producer_id
         self.client = client
         self.connection: Connection | None = None
         self.subscriptions: dict[int, Subscription] = {}

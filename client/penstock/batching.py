@@ -124,8 +124,7 @@ class Publisher:
         self, to: Address | Route, body: bytes, cells: Cells, caller: Caller, timeout: float | None
     ) -> None:
         batch = self._gathering.get(to)
-        if batch is not None:
-            cost = batch.cost(body, cells)
+        cost = batch.cost(body, cells) if batch is not None else 0
         if batch is None or not batch.gathering or not batch.fits(cost):
             batch = self._begin(to)
             cost = batch.cost(body, cells)

@@ -105,9 +105,10 @@ class Consumer(Generic[T]):
             raise RuntimeError("enter the consumer first: `async with queue.consume() as c`")
         waited = False
         while True:
-            message = self._take()
+            now = asyncio.get_running_loop().time()
+            message = self._take(now)
             if message is not None:
-                self._prefetch.taken(asyncio.get_running_loop().time(), waited=waited)
+                self._prefetch.taken(now, waited=waited)
                 self._grant()
                 return message
             if self._failure is not None:
@@ -140,8 +141,7 @@ class Consumer(Generic[T]):
         if self._ended is not None and self._wire.connected:
             await asyncio.wait([self._ended], timeout=LEAVE_SECONDS_MAX)
 
-    def _take(self) -> Message[T] | None:
-        now = asyncio.get_running_loop().time()
+    def _take(self, now: float) -> Message[T] | None:
         while self._buffer:
             run, index = self._buffer[0], self._next
             self._buffered -= 1

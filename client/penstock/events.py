@@ -59,3 +59,12 @@ class LeaseLost(Event):
 
     queue: str
     messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFailed(Event):
+    """An automatic commit of a group's offsets failed; the next one covers what it would have."""
+
+    group: str
+    topic: str
+    error: Exception

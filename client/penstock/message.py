@@ -16,7 +16,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from penstock.runs import LeasedRun, Piece
+from penstock.runs import NOT_DECODED, LeasedRun, Piece
 from penstock.settle import Verdict, capped
 from penstock.values import Duration, Header, instant_of, ms_of
 from penstock_protocol.batch import Kind
@@ -52,6 +52,7 @@ class Message(Generic[T]):
     def __init__(self, run: LeasedRun[T], index: int) -> None:
         self._run = run
         self._index = index
+        self._body = NOT_DECODED
 
     @property
     def id(self) -> str:
@@ -76,11 +77,9 @@ class Message(Generic[T]):
     @property
     def body(self) -> T:
         """The body through the queue's codec; bytes without one."""
-        try:
-            return self._body
-        except AttributeError:
+        if self._body is NOT_DECODED:
             self._body = self._run.queue.codec.decode(self.raw)
-            return self._body
+        return self._body
 
     @property
     def raw(self) -> bytes:

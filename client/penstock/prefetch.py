@@ -44,7 +44,6 @@ class Prefetch:
         """The application took a message. Without waiting for it, it was at work since the last one."""
         if not waited and self._last is not None:
             self._work += (now - self._last - self._work) * (SMOOTHING if self._work else 1)
-            self.target = min(self.target, self._most())
         self._last = now
 
     def ran_dry(self) -> None:
@@ -58,6 +57,8 @@ class Prefetch:
         missing = self.target - self.credit - buffered
         if missing < max(1, self.target // 4):
             return 0
+        self.target = min(self.target, self._most())
+        missing = max(0, self.target - self.credit - buffered)
         self.credit += missing
         return missing
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Generic, TypeVar, cast
 
 from penstock.codecs import Codec
-from penstock.runs import Run
+from penstock.runs import NOT_DECODED, Run
 from penstock.values import Header, instant_of
 from penstock_protocol.batch import Kind
 from penstock_protocol.slices import Slice
@@ -32,6 +32,7 @@ class Record(Generic[T]):
     def __init__(self, run: RecordRun[T], index: int) -> None:
         self._run = run
         self._index = index
+        self._value = NOT_DECODED
 
     @property
     def topic(self) -> str:
@@ -56,11 +57,9 @@ class Record(Generic[T]):
     @property
     def value(self) -> T | None:
         """The value through the topic's codec; None for a tombstone."""
-        try:
-            return self._value
-        except AttributeError:
+        if self._value is NOT_DECODED:
             self._value = None if self.is_tombstone else self._run.codec.decode(self.raw)
-            return self._value
+        return self._value
 
     @property
     def is_tombstone(self) -> bool:

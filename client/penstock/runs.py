@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NOT_DECODED: Any = object()
+"""Stands for a value that nobody has asked for yet."""
+
 
 @lru_cache(maxsize=1_024)
 def _uuid_text(log: bytes) -> str:

@@ -146,8 +146,9 @@ class BatchView:
         self.producer_id: int = producer_id
         self.sequence: int = sequence
         self.column_table: tuple[Column, ...] = self._columns(columns) if columns else ()
-        last = self.column_table[-1] if columns else None
-        self.bodies_at: int = (last.at + last.length) if last else HEADER_BYTES + 4 * count
+        self.bodies_at: int = HEADER_BYTES + columns * COLUMN_BYTES + 4 * count
+        for column in self.column_table[-1:]:
+            self.bodies_at = column.at + column.length
 
     def _columns(self, columns: int) -> tuple[Column, ...]:
         table = []

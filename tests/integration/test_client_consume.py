@@ -333,3 +333,35 @@ async def test_sigterm_ends_a_worker_process_cleanly_and_releases_what_it_had(
     messages = await jobs.receive(10, wait=5)
     assert sorted(message.text for message in messages) == ["a", "b", "c"]
     assert {message.attempt for message in messages} == {1}
+
+
+# Closing the client
+
+
+async def test_closing_the_client_ends_the_loop_and_gives_everything_back(
+    broker: BrokerProcess, jobs: Queue[bytes]
+) -> None:
+    await jobs.enqueue_many([b"x"] * 10)
+    closing = await penstock.connect(broker.url)
+    handled: list[int] = []
+
+    async def consume() -> None:
+        async with closing.queue("jobs").consume(prefetch=5) as consumer:
+            async for message in consumer:
+                async with message:
+                    handled.append(message.offset)
+                    if len(handled) == 3:
+                        await closing.close()
+
+    async with asyncio.timeout(SECONDS):
+        await consume()
+        messages = await jobs.receive(10, wait=5)
+        assert [message.attempt for message in messages] == [1] * len(messages)
+        assert len(messages) + (await jobs.stats()).settled_total == 10
+
+
+async def test_closing_sends_the_staged_acks(broker: BrokerProcess, jobs: Queue[bytes]) -> None:
+    await jobs.enqueue("x")
+    async with penstock.connect(broker.url) as client, (await client.queue("jobs").receive())[0]:
+        pass
+    assert (await jobs.stats()).settled_total == 1

@@ -88,6 +88,7 @@ class Node:
                     raise
                 world.met("start without room")
                 self._fall()
+                self.disk.taken = 0
                 world.after(RESTART_MS, self.start)
                 return
             else:

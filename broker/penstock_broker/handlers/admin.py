@@ -85,11 +85,12 @@ def _alter_queue(core: "Core", name: str, settings: Mapping[str, Any], now: "Now
 
 
 def delete_queue(core: "Core", call: "Call", request: q.DeleteQueue) -> None:
-    """Delete a queue with its messages; who waits there is told."""
-    core.registry.queue(request.name)
+    """Delete a queue with its messages, whole or corrupt; who waits there is told."""
+    queue = core.registry.queue(request.name, whole=False)
     item = core.registry.catalogue.get("queue", request.name)
     assert item is not None
     core.engine.append([part_for(Kind.DELETE, item)], wall=call.now.wall)
+    core.gone(queue)
     core.answer(call, Done())
 
 
@@ -120,7 +121,7 @@ def _queue(queue: Queue, now: "Now", *, created: bool = False) -> dict[str, Any]
         "waiting": queue.count(State.WAITING),
         "settled_total": queue.count(State.SETTLED),
         "oldest_age": None if oldest is None else max(0, now.wall - oldest) / 1000,
-        "bytes": queue.log.bytes,
+        "bytes": queue.log.size_bytes,
     }
     settings = queue.policy.as_map()
     return {"name": queue.name, "uuid": queue.uuid, "created": created, "settings": settings, "stats": stats}
@@ -175,6 +176,7 @@ def delete_topic(core: "Core", call: "Call", request: t.DeleteTopic) -> None:
         if logs:
             parts.append(group.forget_part(logs))
     core.engine.append([*parts, part_for(Kind.DELETE, item)], wall=call.now.wall)
+    core.gone(topic)
     core.answer(call, Done())
 
 
@@ -203,7 +205,7 @@ def _topic(topic: Topic, *, created: bool = False) -> dict[str, Any]:
             "uuid": partition.uuid,
             "start": partition.log.start,
             "end": partition.log.end,
-            "bytes": partition.log.bytes,
+            "bytes": partition.log.size_bytes,
         }
         for partition in topic.partitions
     ]

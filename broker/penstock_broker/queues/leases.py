@@ -9,11 +9,16 @@ its own is split under the same token.
 """
 
 import heapq
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 BOOT_SHIFT = 36
 BOOT_MAX = (1 << 20) - 1
 NEVER = 2**63
+HEAP_MIN = 64
+"""Entries of a heap that are not worth to be looked through for those that are stale."""
+_first_of = attrgetter("first")
 
 
 class Tokens:
@@ -118,13 +123,14 @@ class Leases:
         self._by_token: dict[int, list[Lease]] = {}
         self._heap: list[tuple[int, int, int]] = []
         """(deadline, token, first); entries that no longer fit their lease are skipped."""
+        self._heap_max = HEAP_MIN
 
     def __bool__(self) -> bool:
         return bool(self._by_token)
 
     def __iter__(self) -> Iterator[Lease]:
         for parts in list(self._by_token.values()):
-            yield from parts
+            yield from list(parts)
 
     def add(self, lease: Lease) -> None:
         """A new hand-out. Its time does not run yet."""
@@ -134,7 +140,7 @@ class Leases:
         """The delivery left the broker: from now on (mono ms) the lease lasts its visibility timeout."""
         if any(lease is part for part in self._by_token.get(lease.token, ())):
             lease.deadline = now + lease.visibility
-            heapq.heappush(self._heap, (lease.deadline, lease.token, lease.first))
+            self._due_at(lease)
 
     def take(self, token: int, first: int, messages: int) -> list[tuple[int, int, Lease]]:
         """End the lease of a range; the runs that were leased, each with its lease. What is missing from
@@ -144,10 +150,10 @@ class Leases:
             return []
         out = []
         end = first + messages
-        for lease in list(parts):
+        begin, behind = _overlapping(parts, first, end)
+        left = []
+        for lease in parts[begin:behind]:
             low, high = max(first, lease.first), min(end, lease.first + lease.messages)
-            if low >= high:
-                continue
             if lease.mask is None and high - low == lease.messages:
                 out.append((low, high - low, lease))
                 lease.alive = 0
@@ -156,33 +162,30 @@ class Leases:
                 out += [(*run, lease) for run in runs]
                 for run in runs:
                     lease.take(*run)
-            if not lease.alive:
-                parts.remove(lease)
+            if lease.alive:
+                left.append(lease)
+        parts[begin:behind] = left
         if not parts:
             del self._by_token[token]
         return out
 
     def extend(self, token: int, first: int, messages: int, deadline: int) -> int:
         """Let a range end at `deadline` (mono ms); how many of its messages were leased."""
+        held = self._by_token.get(token, [])
         extended = 0
         end = first + messages
+        begin, behind = _overlapping(held, first, end)
         kept: list[Lease] = []
-        for lease in self._by_token.get(token, ()):
+        for lease in held[begin:behind]:
             low, high = max(first, lease.first), min(end, lease.first + lease.messages)
-            if low >= high:
-                kept.append(lease)
-                continue
             parts = [lease] if high - low == lease.messages else lease.split(low, high - low)
             for part in parts:
                 if low <= part.first < high:
                     part.deadline = deadline
                     extended += part.alive
-                    heapq.heappush(self._heap, (deadline, token, part.first))
-                else:
-                    heapq.heappush(self._heap, (part.deadline, token, part.first))
+                self._due_at(part)
             kept += parts
-        if kept:
-            self._by_token[token] = kept
+        held[begin:behind] = kept
         return extended
 
     def expired(self, now: int) -> list[Lease]:
@@ -197,3 +200,19 @@ class Leases:
     def next_deadline(self) -> int | None:
         """Mono ms at which `expired` may have something."""
         return self._heap[0][0] if self._heap else None
+
+    def _due_at(self, lease: Lease) -> None:
+        """Remember the lease's deadline, and forget those that fit no lease before they are most of all."""
+        heapq.heappush(self._heap, (lease.deadline, lease.token, lease.first))
+        if len(self._heap) > self._heap_max:
+            self._heap = [(held.deadline, held.token, held.first) for held in self if held.deadline < NEVER]
+            heapq.heapify(self._heap)
+            self._heap_max = 2 * len(self._heap) + HEAP_MIN
+
+
+def _overlapping(parts: Sequence[Lease], first: int, end: int) -> tuple[int, int]:
+    """The slice of a lease's parts, which are in order, that may share messages with a range."""
+    begin = bisect_right(parts, first, key=_first_of)
+    if begin and parts[begin - 1].first + parts[begin - 1].messages > first:
+        begin -= 1
+    return begin, bisect_left(parts, end, begin, key=_first_of)

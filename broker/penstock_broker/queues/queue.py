@@ -29,6 +29,8 @@ KIND = 3
 """Its kind in a checkpoint."""
 SNAPSHOT = Struct("<QI")  # suspect_below, failed messages
 FAILED = Struct("<QIQ")  # offset, failures, due (0 = not delayed)
+FAILURES_MAX = 0xFFFF
+"""What a RETURN counts to; a queue without a limit goes on beyond it, uncounted."""
 
 
 class Settled(IntEnum):
@@ -180,7 +182,7 @@ class Queue:
             )
         if size > room_bytes:
             raise QueueFull(
-                f"queue {self.name!r} holds {self.log.bytes:,} of {policy.max_bytes:,} bytes",
+                f"queue {self.name!r} holds {self.log.size_bytes:,} of {policy.max_bytes:,} bytes",
                 hint=f"add workers, or raise it: `penstock queue alter {self.name} --max-bytes N`",
             )
 
@@ -190,7 +192,7 @@ class Queue:
         most, most_bytes = self.policy.max_messages, self.policy.max_bytes
         return (
             INT_MAX if most is None else max(0, most - self.messages),
-            INT_MAX if most_bytes is None else max(0, most_bytes - self.log.bytes),
+            INT_MAX if most_bytes is None else max(0, most_bytes - self.log.size_bytes),
         )
 
     # ---- Handing out
@@ -311,7 +313,7 @@ class Queue:
         policy = self.policy
         verdict = Verdict([], [])
         for first, messages, history in self._by_history(runs):
-            failures = history.failures + 1
+            failures = min(history.failures + 1, FAILURES_MAX)
             if policy.max_attempts is not None and failures >= policy.max_attempts:
                 verdict.dead.append(Dead(first, messages, "max_attempts", failures))
             elif policy.max_deliveries is not None and history.deliveries >= policy.max_deliveries:

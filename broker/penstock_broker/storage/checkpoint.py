@@ -46,6 +46,8 @@ ROW = Struct("<16sB7xQQII")
 ROW_BYTES = 48
 assert ROW.size == ROW_BYTES
 SLOTS = ("checkpoint-0", "checkpoint-1")
+LOST_CRC = 1
+assert crc32(b"") != LOST_CRC
 
 
 class Row(NamedTuple):
@@ -70,12 +72,13 @@ class Slot(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A machine's share of a checkpoint to be written: its bytes, or where they lie unchanged."""
+    """A machine's share of a checkpoint to be written: its bytes, or where they lie unchanged, or None for a
+    machine that is lost, and stays so: its checksum never holds."""
 
     uuid: bytes
     kind: int
     as_of: int
-    data: Buffer | Extent
+    data: Buffer | Extent | None
 
 
 def next_slot(current: Slot | None) -> str:
@@ -88,8 +91,13 @@ def write(name: str, generation: int, snapshots: Sequence[Snapshot]) -> tuple[Co
     rows: dict[bytes, Row] = {}
     at = PAGE_BYTES
     for uuid, kind, as_of, data in snapshots:
-        length = data.length if isinstance(data, Extent) else len(data)
-        crc = data.crc or 0 if isinstance(data, Extent) else crc32(data)
+        crc: int
+        if data is None:
+            length, crc = 0, LOST_CRC
+        elif isinstance(data, Extent):
+            length, crc = data.length, data.crc or 0
+        else:
+            length, crc = len(data), crc32(data)
         rows[uuid] = Row(uuid, kind, as_of, at, length, crc)
         at += length
     directory = b"".join([ROW.pack(*row) for row in rows.values()])
@@ -99,7 +107,7 @@ def write(name: str, generation: int, snapshots: Sequence[Snapshot]) -> tuple[Co
     page = (head + CRC.pack(crc32(head))).ljust(PAGE_BYTES, b"\0")
     steps = (
         Step(0, (bytes(PAGE_BYTES),)),
-        Step(PAGE_BYTES, (*(snapshot.data for snapshot in snapshots), directory)),
+        Step(PAGE_BYTES, (*(item.data for item in snapshots if item.data is not None), directory)),
         Step(0, (page,)),
     )
     return Copy(name, steps), Slot(name, generation, oldest, newest, rows)
@@ -145,15 +153,25 @@ class Chosen(NamedTuple):
     data: bytes | None
 
 
-def choose(files: Files, slots: Sequence[Slot]) -> Iterator[Chosen]:
-    """For each machine of the newest checkpoint its snapshot, from the older one where the newest fails."""
+def choose(files: Files, slots: Sequence[Slot]) -> Iterator[tuple[int, Chosen | None]]:
+    """For each machine where to replay from, and its snapshot: the older one where the newest is damaged.
+
+    A damaged one that the older checkpoint does not know is of a machine made since: replay alone brings
+    it back. One that only the older knows is of a machine deleted since: an older catalogue asks for it.
+    """
     if not slots:
         return
-    newest, *older = slots
+    newest, older = slots[0], slots[1] if len(slots) > 1 else None
+    damaged = False
     for uuid, row in newest.rows.items():
         data = load(files, newest, row)
-        for slot in older:
-            if data is None and uuid in slot.rows:
-                row = slot.rows[uuid]
-                data = load(files, slot, row)
-        yield Chosen(row, data)
+        if data is not None or older is None:
+            yield row.as_of, Chosen(row, data)
+            continue
+        damaged = True
+        before = older.rows.get(uuid)
+        yield older.oldest, None if before is None else Chosen(before, load(files, older, before))
+    if older is not None and damaged:
+        for uuid, row in older.rows.items():
+            if uuid not in newest.rows:
+                yield older.oldest, Chosen(row, load(files, older, row))

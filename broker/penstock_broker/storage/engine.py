@@ -6,7 +6,7 @@ messages. It does no I/O while serving: `jobs` lists what is to be done, `done` 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Generic, Protocol, TypeVar
@@ -70,6 +70,11 @@ class Machines(Protocol):
 
     def owners(self) -> Iterable[archive.Owner]:
         """Machines with a log."""
+        ...
+
+    @property
+    def corrupt(self) -> Collection[bytes]:
+        """Machines whose snapshots are damaged: what they hold here is not their state."""
         ...
 
 
@@ -358,8 +363,9 @@ class Engine(Generic[T]):
             self.append(parts, wall=self.journal.time)
 
     def _drop_segments(self, wall: int) -> None:
-        """Give up segments that hold nothing alive: DROPPED is durable before the file goes."""
-        if self._archiving or self.quiet:
+        """Give up segments that hold nothing alive: DROPPED is durable before the file goes. Where a corrupt
+        machine has its bytes, nobody knows."""
+        if self._archiving or self.quiet or self._machines.corrupt:
             return
         dead = [number for number in sorted(self.node.segments) if not self._use[number]]
         if dead:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from penstock_broker.storage import entries
 from penstock_broker.storage.entries import At, Part
 
-SNAPSHOT = Struct("<QQIIIQ")  # start, end, young, old, origins, archived
+SNAPSHOT = Struct("<QQIIIQ")  # start, end, young, old, origins, size_bytes
 ORIGIN = Struct("<Q16sQ")  # base, origin log, origin first
 TRIM_ROWS_MIN = 256
 """Rows trimmed from the front of an index before its arrays are shifted."""
@@ -95,14 +95,14 @@ class Columns:
 class Log:
     """Offsets, places and times of one log. `use` counts blocks per segment, over all logs of the node."""
 
-    __slots__ = ("_old", "_origins", "_use", "_young", "bytes", "end", "start", "uuid")
+    __slots__ = ("_old", "_origins", "_use", "_young", "end", "size_bytes", "start", "uuid")
 
     def __init__(self, uuid: bytes, use: Counter[int]) -> None:
         self.uuid = uuid
         self._use = use
         self.start = 0
         self.end = 0
-        self.bytes = 0
+        self.size_bytes = 0
         """Bytes of all batches at or behind `start`, counted per batch or block."""
         self._young = Columns("QIQIQI")  # base, messages, position, length, time, crc
         self._old = Columns("QIIQIQ")  # first, messages, segment, at, length, time
@@ -117,7 +117,7 @@ class Log:
         if part.flags & entries.ORIGIN_FLAG:
             self._origins[part.base] = entries.ORIGIN.unpack(part.detail[-entries.ORIGIN.size :])
         self.end += part.messages
-        self.bytes += at.body_length
+        self.size_bytes += at.body_length
 
     def archived(self, part: Part) -> None:
         """An ARCHIVED: batches below base + messages are in the listed blocks, or not wanted any more."""
@@ -125,13 +125,13 @@ class Log:
         upto = young.find(part.base + part.messages - 1) + 1
         for index in range(young.first, upto):
             self._origins.pop(young.arrays[0][index], None)
-            self.bytes -= young.arrays[3][index]
+            self.size_bytes -= young.arrays[3][index]
         for first, messages, at, length, segment in entries.BLOCK.iter_unpack(part.detail):
             if first + messages <= self.start:
                 continue
             time = young.arrays[4][young.find(first)]
             self._old.append(first, messages, segment, at, length, time)
-            self.bytes += length
+            self.size_bytes += length
             self._use[segment] += 1
         young.trim(upto)
 
@@ -141,12 +141,12 @@ class Log:
         young, old = self._young, self._old
         while len(old) and old.arrays[0][old.first] + old.arrays[1][old.first] <= start:
             self._use[old.arrays[2][old.first]] -= 1
-            self.bytes -= old.arrays[4][old.first]
+            self.size_bytes -= old.arrays[4][old.first]
             old.trim(old.first + 1)
         while len(young) and young.arrays[0][young.first] + young.arrays[1][young.first] <= start:
             if self._origins:
                 self._origins.pop(young.arrays[0][young.first], None)
-            self.bytes -= young.arrays[3][young.first]
+            self.size_bytes -= young.arrays[3][young.first]
             young.trim(young.first + 1)
 
     # ---- Looking up
@@ -233,13 +233,13 @@ class Log:
         """Everything, as bytes."""
         origins = b"".join([ORIGIN.pack(base, *origin) for base, origin in self._origins.items()])
         head = SNAPSHOT.pack(
-            self.start, self.end, len(self._young), len(self._old), len(self._origins), self.bytes
+            self.start, self.end, len(self._young), len(self._old), len(self._origins), self.size_bytes
         )
         return head + self._young.dump() + self._old.dump() + origins
 
     def restore(self, data: memoryview) -> int:
         """The inverse of `snapshot`; how many bytes were used."""
-        self.start, self.end, young, old, origins, self.bytes = SNAPSHOT.unpack_from(data)
+        self.start, self.end, young, old, origins, self.size_bytes = SNAPSHOT.unpack_from(data)
         at: int = SNAPSHOT.size
         at += self._young.load(data[at:], young)
         at += self._old.load(data[at:], old)

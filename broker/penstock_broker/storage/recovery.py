@@ -70,7 +70,8 @@ class Report(NamedTuple):
     number: int
     """Largest file number seen."""
     files: list[OldFile]
-    """Files with proven blocks that may still be needed, oldest first, with their ends in `used`."""
+    """Files with blocks that may still be needed, the unproven one's too, oldest first, with their ends in
+    `used`."""
     used: list[int]
     unused: list[OldFile]
     """Files without a block that counts."""
@@ -91,9 +92,10 @@ def recover(files: Files, fold: Fold) -> Report:
             "restore a backup of the directory"
         )
     start = slots[0].oldest if slots else 0
-    for chosen in checkpoint.choose(files, slots):
-        start = min(start, chosen.row.as_of)
-        fold.restore(chosen)
+    for position, chosen in checkpoint.choose(files, slots):
+        start = min(start, position)
+        if chosen is not None:
+            fold.restore(chosen)
     found = [_look(files, name, size) for name, size in sorted(names.items()) if _is_journal(name)]
     return _Reader(files, found, start).run(fold, slots)
 
@@ -131,10 +133,7 @@ class _Reader:
     def __init__(self, files: Files, found: list[OldFile], start: int) -> None:
         self._files = files
         self._start = start
-        with_blocks = [
-            (file.first.sequence, file.first.boot, file) for file in found if file.first is not None
-        ]
-        self.order = [file for _, _, file in sorted(with_blocks)]
+        self.order: list[OldFile] = []
         self.unused = [file for file in found if file.first is None]
         self.number = max((file.number for file in found), default=0)
         self.boot = 0
@@ -143,6 +142,35 @@ class _Reader:
         self.largest_durable = 0
         self.torn: str | None = None
         self.used: dict[str, int] = {}
+        self._put_in_order([(file.first, file) for file in found if file.first is not None])
+
+    def _put_in_order(self, found: list[tuple[BlockHeader, OldFile]]) -> None:
+        """Files whose blocks count, oldest first. What a life found behind its beginning, it wrote again or
+        dropped; and a file that begins with a torn block never began."""
+        end: int | None = None
+        for first, file in sorted(found, key=lambda each: (each[0].boot, each[0].sequence), reverse=True):
+            if end is None and (why := self._torn_beginning(file, first)) is not None:
+                self.torn = self.torn or f"{file.name} at byte {PAGE_BYTES}: {why}"
+                self.unused.append(file)
+            elif end is not None and first.sequence >= end:
+                self.unused.append(file)
+            else:
+                end = first.sequence
+                self.order.insert(0, file)
+
+    def _torn_beginning(self, file: OldFile, first: BlockHeader) -> str | None:
+        """Why the file's first block is bad, if nothing is behind it. It may be the copy of a block that
+        stands whole in the file before."""
+        data = memoryview(self._files.read(file.name, 0, file.size))
+        block = decode_block(data, PAGE_BYTES, first)
+        why = block.bad or bad_body(block)
+        if (
+            why is None
+            or first.position > file.start
+            or self._later(file, data, PAGE_BYTES, first.sequence + 1)
+        ):
+            return None
+        return why
 
     def run(self, fold: Fold, slots: list[checkpoint.Slot]) -> Report:
         self.largest_durable = max((slot.newest for slot in slots), default=0)
@@ -210,7 +238,7 @@ class _Reader:
         kept = [
             file
             for file in self.order
-            if file.first is not None and self.used.get(file.name, 0) and file.start < position
+            if file.first is not None and self.used.get(file.name, 0) and file.start <= position
         ]
         return kept, [self.used[file.name] for file in kept]
 
@@ -241,8 +269,6 @@ class _Reader:
         for file, follower in zip(self.order, [*self.order[1:], None], strict=False):
             assert file.first is not None
             stop = follower.first.sequence if follower is not None and follower.first is not None else None
-            if stop is not None and file.first.sequence >= stop:
-                continue  # written again into its follower
             if follower is not None and follower.start <= self._start:
                 self.used[file.name] = PAGE_BYTES + follower.start - file.start
                 continue  # every machine reflects it already
@@ -275,17 +301,21 @@ class _Reader:
         self, file: OldFile, data: memoryview, at: int, expected: int, stop: int | None, why: str
     ) -> None:
         """Block `expected` is bad: torn if nothing newer was ever written, rot if something was."""
-        later = [
-            header
+        if stop is not None or self._later(file, data, at, expected + 1):
+            raise self._rot(file, at, why)
+        if self._later(file, data, at, expected) or (
+            data[at : at + 4] == BLOCK_MAGIC and decode_block_header(data, at) is None
+        ):
+            self.torn = f"{file.name} at byte {at}: {why}"
+
+    @staticmethod
+    def _later(file: OldFile, data: memoryview, at: int, sequence: int) -> bool:
+        """The header of a block from `sequence` on stands at `at` or behind."""
+        return any(
+            header.sequence >= sequence and _is_of(header, file)
             for where in range(at, len(data), PAGE_BYTES)
             if (header := decode_block_header(data, where)) is not None
-            and _is_of(header, file)
-            and header.sequence >= expected
-        ]
-        if stop is not None or any(header.sequence > expected for header in later):
-            raise self._rot(file, at, why)
-        if later or (data[at : at + 4] == BLOCK_MAGIC and decode_block_header(data, at) is None):
-            self.torn = f"{file.name} at byte {at}: {why}"
+        )
 
     def _rot(self, file: OldFile, at: int, why: str) -> StorageError:
         return StorageError(

@@ -5,7 +5,7 @@ A checkpoint is written every third of the journal's budget or 500,000 entries, 
 intervals and what came since.) It is handed to the disk when W has passed everything it reflects.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from penstock_broker.storage import checkpoint
@@ -40,8 +40,9 @@ class Roster(Protocol):
         """Every machine, node and catalogue first."""
         ...
 
-    def get(self, uuid: bytes) -> Machine | None:
-        """The machine of that uuid, None if it is gone by now."""
+    @property
+    def corrupt(self) -> Collection[bytes]:
+        """Machines whose snapshots are damaged: what they hold here is not their state."""
         ...
 
 
@@ -120,13 +121,13 @@ class Saver:
             if not self._waiting or size >= BYTES_PER_TURN:
                 return
             machine = self._waiting.pop()
-            if self._roster.get(machine.uuid) is not machine:
-                continue  # deleted since
-            data: Buffer | Extent | None = self._unchanged(machine)
-            if data is None:
-                fresh = machine.snapshot()
-                size += len(fresh)
-                data = fresh
+            # One that was deleted meanwhile as well: the catalogue saved before still has it.
+            data: Buffer | Extent | None = None
+            if machine.uuid not in self._roster.corrupt:
+                data = self._unchanged(machine)
+                if data is None:
+                    data = machine.snapshot()
+                    size += len(data)
             self._snapshots.append(Snapshot(machine.uuid, machine.kind, end, data))
 
     def _unchanged(self, machine: Machine) -> Extent | None:

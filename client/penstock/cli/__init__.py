@@ -7,6 +7,7 @@ goes away early (`| head -1`) has what it wanted: that is 0, too.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -64,6 +65,7 @@ FOLLOW_SECONDS = 86_400.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` without a given one); the exit code."""
+    _open_closed()
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
@@ -82,12 +84,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Error as error:
         hint = HINTS.get(type(error), error.hint)
         return _say(f"{error.message} ({hint})", 1)
-    except (Failure, OSError) as error:
+    except Failure as error:
+        return _say(error, error.code)
+    except OSError as error:
         return _say(error, 1)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {error}"
         return _say(f"this should not happen, please report it: {what}", 1)
+
+
+def _open_closed() -> None:
+    """After `<&-` and the like: a closed 0, 1 or 2 would become the number of a socket."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _say(error: object, code: int) -> int:
@@ -103,6 +114,7 @@ def _run(argv: list[str]) -> int:
     name, rest = _named(words)
     if name in COMMANDS:
         command = COMMANDS[name]
+        logging.basicConfig(format="penstock: %(message)s")
         return asyncio.run(_connected(command, command.parse([*leading, *rest])))
     if name in FAMILIES:
         print(_listed(each for each in COMMANDS.values() if each.name.startswith(f"{name} ")))

@@ -12,7 +12,7 @@ import math
 import re
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from penstock.cli.command import Argument, argument
@@ -64,7 +64,7 @@ def place(text: str) -> str | int | timedelta:
     """Where to begin: `earliest`, `latest`, an offset, or how long ago."""
     if text in ("earliest", "latest"):
         return text
-    if text.startswith("-") and not text[1:].isdecimal():
+    if re.fullmatch(r"-\d.*[a-z]", text):
         return timedelta(seconds=duration(text[1:]))
     if re.fullmatch(r"\d{1,18}", text):
         return int(text)
@@ -73,9 +73,18 @@ def place(text: str) -> str | int | timedelta:
     )
 
 
+def utf8(text: str) -> str:
+    """A name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(f"{text!r} is not UTF-8") from None
+    return text
+
+
 def header(text: str) -> tuple[str, str]:
     """One `name=value`."""
-    name, equals, value = text.partition("=")
+    name, equals, value = utf8(text).partition("=")
     if not equals or not name:
         raise ArgumentTypeError(f"{text!r} is not a header: write it like trace=abc")
     return name, value
@@ -148,7 +157,7 @@ DURATION = Kind(duration, duration_text, "DURATION")
 SIZE = Kind(size, size_text, "SIZE")
 COUNT = Kind(count, str, "N")
 NUMBER = Kind(number, "{:g}".format, "X")
-NAME = Kind(str, str, "NAME")
+NAME = Kind(utf8, str, "NAME")
 
 
 class Setting(NamedTuple):
@@ -179,8 +188,3 @@ def settings_given(options: Namespace, table: Sequence[Setting]) -> dict[str, An
 def settings_shown(values: Mapping[str, Any], table: Sequence[Setting]) -> list[tuple[str, str]]:
     """Every setting with its value as it would be typed."""
     return [(each.name, each.kind.show(values[each.name])) for each in table if each.name in values]
-
-
-def now() -> datetime:
-    """The clock that `-1h` is counted from."""
-    return datetime.now(UTC)

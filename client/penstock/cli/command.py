@@ -4,12 +4,15 @@ A command gets a `Call` and returns when it is done; what it cannot do it raises
 the caller typed wrong, `Failure` (exit 1) for the rest. Nothing here knows a particular command.
 """
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from penstock.cli import pipes
 from penstock.cli.output import Output
+from penstock.cli.pipes import STDIN
 
 if TYPE_CHECKING:
     from penstock.client import Client
@@ -20,7 +23,11 @@ class Usage(Exception):
 
 
 class Failure(Exception):
-    """It did not work: one line that says why and what to type next."""
+    """It did not work: one line that says why and what to type next. `code`: how to exit."""
+
+    def __init__(self, text: str, code: int = 1) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class Argument(NamedTuple):
@@ -110,7 +117,7 @@ def warn(text: str) -> None:
     print("penstock:", " ".join(text.split()), file=sys.stderr)
 
 
-def confirm(plan: str, options: Namespace) -> None:
+async def confirm(plan: str, options: Namespace) -> None:
     """Print what is going to happen; go on if `--yes` was typed or somebody at a terminal agrees.
 
     Raises `Usage` without either, `Failure` if nobody agreed.
@@ -118,10 +125,10 @@ def confirm(plan: str, options: Namespace) -> None:
     print(plan, file=sys.stderr)
     if options.yes:
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not (os.isatty(STDIN) and sys.stderr.isatty()):
         raise Usage("nothing was changed; add --yes to do it")
     print("Do it? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if (await pipes.read(STDIN)).strip().lower() not in (b"y", b"yes"):
         raise Failure("nothing was changed")
 
 

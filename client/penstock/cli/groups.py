@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from penstock.cli.arguments import utf8
 from penstock.cli.command import Call, Command, argument
 from penstock.cli.queues import PREFIX
 
@@ -32,6 +33,6 @@ COMMANDS = (
         "GROUP",
         "Show where a group stands in each partition, and how far behind.",
         _describe,
-        (argument("group", metavar="GROUP"),),
+        (argument("group", metavar="GROUP", type=utf8),),
     ),
 )

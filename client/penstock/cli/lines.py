@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 
 from penstock.cli import pipes
 from penstock.cli.command import Failure
+from penstock.cli.pipes import STDIN
 from penstock_protocol.limits import MESSAGE_BYTES_MAX, MIB
 
-STDIN = 0
 BURST_BYTES_MAX = 4 * MIB
 PAUSE_SECONDS = 0.01
 

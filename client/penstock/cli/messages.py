@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 from penstock.cli import publish
-from penstock.cli.arguments import at_most, duration, duration_text, unescaped
+from penstock.cli.arguments import at_most, duration, duration_text, unescaped, utf8
 from penstock.cli.command import Call, Command, argument, note, warn
 from penstock.cli.output import bytes_as, formatter, json_line
 from penstock.errors import Error, Stale
@@ -30,11 +30,11 @@ FIELDS: dict[str, Render] = {
     "o": lambda message: b"%d" % message.offset,
     "a": lambda message: b"%d" % message.attempt,
     "d": lambda message: b"%d" % message.delivery,
-    "t": lambda message: b"%d" % round(message.enqueued_at.timestamp() * 1000),
+    "T": lambda message: b"%d" % round(message.enqueued_at.timestamp() * 1000),
     "h": lambda message: json_line(message.headers)[:-1],
 }
 FORMATS = (
-    r"%b body, %i id, %q queue, %o offset, %a attempt, %d delivery, %t enqueued (ms), %h headers; \n \t \0"
+    r"%b body, %i id, %q queue, %o offset, %a attempt, %d delivery, %T enqueued (ms), %h headers; \n \t \0"
 )
 
 
@@ -65,7 +65,7 @@ FORMAT = argument(
     default=r"%b\n",
     help=f"how to print one ({FORMATS})".replace("%", "%%"),
 )
-QUEUE = argument("queue", metavar="QUEUE")
+QUEUE = argument("queue", metavar="QUEUE", type=utf8)
 
 
 def rendered(call: Call, messages: Messages[bytes]) -> bytes:
@@ -146,7 +146,7 @@ Each message is acked after its line is written. If this command is killed, what
 COMMANDS = (
     Command(
         "enqueue",
-        "QUEUE [BODY …]",
+        "QUEUE [BODY ...]",
         "Append messages to a queue: each BODY, each --file, or else each line of stdin.",
         _enqueue,
         (

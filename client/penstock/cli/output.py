@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from penstock.cli import pipes
 
 V = TypeVar("V")
-STDOUT = 1
 
 
 class Output:
     """Stdout. `json`: as lines of JSON instead of text."""
 
-    def __init__(self, *, json: bool, fd: int = STDOUT) -> None:
+    def __init__(self, *, json: bool, fd: int = pipes.STDOUT) -> None:
         self.json = json
         self._fd = fd
 
@@ -36,8 +36,10 @@ class Output:
         await self.write(table(head, [list(row) for row in rows]).encode())
 
     async def objects(self, values: Iterable[Mapping[str, Any]]) -> None:
-        """One line of JSON for each."""
-        await self.write(b"".join(map(json_line, values)))
+        """One line of JSON for each, a thousand at a time."""
+        lines = map(json_line, values)
+        while some := b"".join(islice(lines, 1_000)):
+            await self.write(some)
 
     def while_read(self) -> AbstractAsyncContextManager[None]:
         """A block that ends with `BrokenPipeError` as soon as nobody reads stdout any more."""

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+STDIN, STDOUT = 0, 1
 FILE_BYTES = 1 << 20
 """Bytes of a regular file to move at once."""
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from penstock.cli.arguments import delimiter, header
 from penstock.cli.command import Argument, Call, Failure, argument, note
 from penstock.cli.lines import bursts
-from penstock.errors import BatchError, Error
+from penstock.cli.pipes import STDIN
+from penstock.errors import BatchError, Disconnected, Error
 from penstock.values import Outgoing
 from penstock_protocol.limits import MESSAGE_BYTES_MAX, MIB
 
@@ -53,7 +54,9 @@ async def publish(call: Call, given: Sequence[str], verb: Publish, outgoing: Cal
             await _report(call, error.receipts, verb)
         if not durable:
             raise
-        raise Failure(f"{durable:,} {verb.done}, but then: {error.__cause__ or error}") from error
+        cause = error.__cause__ or error
+        code = 3 if isinstance(cause, Disconnected) else 1
+        raise Failure(f"{durable:,} {verb.done}, but then: {cause}", code) from error
     note(f"{durable:,} {verb.done}")
 
 
@@ -63,7 +66,7 @@ async def _bodies(given: Sequence[str], options: Namespace) -> AsyncGenerator[li
         for path in options.files:
             yield [_content(path)]
     else:
-        if os.isatty(0):
+        if os.isatty(STDIN):
             note("one message a line; Ctrl-D ends")
         async for lines in bursts(options.delimiter):
             yield lines

@@ -16,9 +16,10 @@ from penstock.cli.arguments import (
     or_none,
     settings_given,
     settings_shown,
+    utf8,
 )
 from penstock.cli.command import YES, Call, Command, Usage, argument, confirm, note
-from penstock.cli.messages import FORMAT, rendered
+from penstock.cli.messages import FORMAT, QUEUE, rendered
 from penstock.values import QueueDescription
 
 SETTINGS = (
@@ -37,8 +38,7 @@ SETTINGS = (
 """Every setting of a queue; the options of `create` and `alter` are made of it."""
 
 OPTIONS = tuple(setting.option for setting in SETTINGS)
-QUEUE = argument("queue", metavar="QUEUE")
-PREFIX = argument("--prefix", metavar="TEXT", default="", help="only names that begin with TEXT")
+PREFIX = argument("--prefix", metavar="TEXT", type=utf8, default="", help="only names that begin with TEXT")
 IF_EXISTS = argument(
     "--if-exists",
     choices=("check", "alter", "keep"),
@@ -118,7 +118,7 @@ async def _describe(call: Call) -> None:
 
 async def _delete(call: Call) -> None:
     queue = await call.client.describe_queue(call.options.queue)
-    confirm(f"delete queue {queue.name} with {_held(queue)}", call.options)
+    await confirm(f"delete queue {queue.name} with {_held(queue)}", call.options)
     await call.client.delete_queue(queue.name)
     note(f"queue {queue.name} is deleted")
     if call.out.json:
@@ -127,7 +127,7 @@ async def _delete(call: Call) -> None:
 
 async def _purge(call: Call) -> None:
     queue = await call.client.describe_queue(call.options.queue)
-    confirm(f"purge {_held(queue)} from queue {queue.name}; those in flight stay", call.options)
+    await confirm(f"purge {_held(queue)} from queue {queue.name}; those in flight stay", call.options)
     purged = await call.client.queue(queue.name).purge()
     note(f"{purged:,} messages are purged from {queue.name}")
     if call.out.json:

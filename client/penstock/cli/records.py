@@ -5,12 +5,12 @@ import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import Any
 
 from penstock.cli import publish
-from penstock.cli.arguments import at_most, count, now, place, unescaped
+from penstock.cli.arguments import at_most, count, place, unescaped, utf8
 from penstock.cli.command import Call, Command, Usage, argument
 from penstock.cli.output import bytes_as, formatter, json_line
 from penstock.errors import Invalid
@@ -30,13 +30,13 @@ FIELDS: dict[str, Render] = {
     "k": lambda record: record.key or b"",
     "p": lambda record: b"%d" % record.partition,
     "o": lambda record: b"%d" % record.offset,
-    "t": lambda record: b"%d" % round(record.timestamp.timestamp() * 1000),
-    "T": lambda record: record.topic.encode(),
+    "T": lambda record: b"%d" % round(record.timestamp.timestamp() * 1000),
+    "t": lambda record: record.topic.encode(),
     "i": lambda record: record.id.encode(),
     "h": lambda record: json_line(record.headers)[:-1],
 }
 FORMATS = (
-    r"%v value, %k key, %p partition, %o offset, %t timestamp (ms), %T topic, %i id, %h headers; \n \t \0"
+    r"%v value, %k key, %p partition, %o offset, %T timestamp (ms), %t topic, %i id, %h headers; \n \t \0"
 )
 
 
@@ -172,7 +172,7 @@ class Fetching:
         options = self._call.options
         if options.partition is None:
             if isinstance(options.start, int) and len(partitions) > 1:
-                raise Usage(f"an offset counts in one partition: add --partition 0 … {len(partitions) - 1}")
+                raise Usage(f"an offset counts in one partition: add --partition 0 ... {len(partitions) - 1}")
             return partitions
         if options.partition >= len(partitions):
             raise Invalid(
@@ -183,7 +183,7 @@ class Fetching:
 
     async def _start(self, partition: PartitionDescription, start: str | int | timedelta) -> int:
         if isinstance(start, timedelta):
-            return await self._topic.offset(partition.partition, now() - start)
+            return await self._topic.offset(partition.partition, datetime.now(UTC) - start)
         if isinstance(start, int):
             return start
         return partition.start if start == "earliest" else partition.end
@@ -199,12 +199,12 @@ Without --partition it reads all partitions, one behind the other. With --group 
 stands (--from counts only where the group never committed) and commits after each write.
 """
 
-TOPIC = argument("topic", metavar="TOPIC")
+TOPIC = argument("topic", metavar="TOPIC", type=utf8)
 
 COMMANDS = (
     Command(
         "produce",
-        "TOPIC [VALUE …]",
+        "TOPIC [VALUE ...]",
         "Append records to a topic: each VALUE, each --file, or else each line of stdin.",
         _produce,
         (
@@ -240,7 +240,9 @@ COMMANDS = (
             ),
             argument("-n", "--number", metavar="N", type=at_most, help="stop after N records"),
             argument("--follow", action="store_true", help="wait for more at the end, for ever"),
-            argument("--group", metavar="GROUP", help="a consumer group whose offsets to use and commit"),
+            argument(
+                "--group", metavar="GROUP", type=utf8, help="a consumer group whose offsets to use and commit"
+            ),
             argument(
                 "--format",
                 metavar="TEXT",

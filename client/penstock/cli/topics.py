@@ -4,15 +4,15 @@ from dataclasses import asdict
 from typing import Any
 
 from penstock.cli.arguments import COUNT, Setting, about_size, settings_given
-from penstock.cli.command import YES, Call, Command, Usage, argument, confirm, note
+from penstock.cli.command import YES, Call, Command, Usage, confirm, note
 from penstock.cli.queues import IF_EXISTS, PREFIX
+from penstock.cli.records import TOPIC
 from penstock.values import TopicDescription
 
 SETTINGS = (Setting("partitions", COUNT, "how many may be read side by side (1); fixed once created"),)
 """Every setting of a topic; the options of `create` and `alter` are made of it."""
 
 OPTIONS = tuple(setting.option for setting in SETTINGS)
-TOPIC = argument("topic", metavar="TOPIC")
 
 
 def as_json(topic: TopicDescription) -> dict[str, Any]:
@@ -78,7 +78,7 @@ async def _delete(call: Call) -> None:
     topic = await call.client.describe_topic(call.options.topic)
     plan = f"delete topic {topic.name} with {_records(topic):,} records ({_bytes(topic)}) in"
     plan += f" {len(topic.partitions):,} partitions, and the offsets that groups committed on it"
-    confirm(plan, call.options)
+    await confirm(plan, call.options)
     await call.client.delete_topic(topic.name)
     note(f"topic {topic.name} is deleted")
     if call.out.json:
