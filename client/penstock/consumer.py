@@ -10,7 +10,7 @@ task is spent on a message, and none on the consumer: everything but `anext` hap
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -193,9 +193,7 @@ class Consumer(Generic[T]):
 
     def _subscribed(self, reply: Any) -> None:
         if isinstance(reply, retry.AGAIN):
-            pause = reply.retry_after or retry.PAUSE_INITIAL
-            again = partial(self._subscribe_again, self._wire.connections)
-            asyncio.get_running_loop().call_later(pause, again)
+            self._later(reply, partial(self._subscribe_again, self._wire.connections))
         elif isinstance(reply, Error):
             self._fail(reply)
         elif reply is not None and self._begun is not None and not self._begun.done():
@@ -204,6 +202,9 @@ class Consumer(Generic[T]):
     def _subscribe_again(self, connections: int) -> None:
         if self._ended is None and self._wire.connections == connections:
             self._subscribe()
+
+    def _later(self, refusal: Error, call: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(refusal.retry_after or retry.PAUSE_INITIAL, call)
 
     def _fail(self, error: Error) -> None:
         self._failure = error
@@ -218,6 +219,9 @@ class Consumer(Generic[T]):
 
     def _stopped(self, reply: Any) -> None:
         """The barrier behind the last DELIVER; None: the socket was lost, the next one brings it."""
+        if isinstance(reply, retry.AGAIN):
+            self._later(reply, self._post_stop)
+            return
         if reply is None and not self._wire.closed:
             return
         self._wire.unsubscribe(self._number)

@@ -325,6 +325,15 @@ async def test_leaving_gives_back_what_is_in_hand_unsettled(client: FakeClient) 
     assert released(client) == [Range(7, 1, 0, 2)]
 
 
+async def test_busy_broker_is_asked_again_to_stop(client: FakeClient) -> None:
+    answers = iter([Busy("later", retry_after=0.001), Done()])
+    client.wire.answers[Stop] = lambda _: next(answers)
+    async with consuming(client):
+        pass
+    assert len(client.wire.of(Stop)) == 2
+    assert client.wire.subscriptions == {}
+
+
 async def test_cancelled_leaving_still_releases_what_arrives(client: FakeClient) -> None:
     del client.wire.answers[Stop]
     consumer = await consumer_of(client).__aenter__()
