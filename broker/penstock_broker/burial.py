@@ -11,7 +11,7 @@ from penstock_broker.catalogue import Item, part_for
 from penstock_broker.clock import Now
 from penstock_broker.queues.policy import DEAD_LETTER_SETTINGS, policy_for
 from penstock_broker.queues.queue import Dead, Queue, Settled
-from penstock_broker.queues.states import Event
+from penstock_broker.queues.states import Event, State
 from penstock_broker.registry import Registry
 from penstock_broker.storage import entries
 from penstock_broker.storage.engine import Engine
@@ -85,9 +85,13 @@ class Burial:
 
             self._engine.load(Load(*extent[:3]), got)
             return
-        except Corrupt:
-            self._park(queue, dead.first, dead.messages, dead.failures, now)
-            then()
+        except Corrupt as error:
+            end = dead.first + dead.messages
+            low = max(dead.first, error.detail["first"])
+            high = min(end, error.detail["first"] + error.detail["messages"])
+            queue.set_aside(low, high - low, (State.IN_FLIGHT,))
+            whole = [(dead.first, low - dead.first), (high, end - high)]
+            self.bury(queue, [dead._replace(first=f, messages=n) for f, n in whole if n], now, then)
             return
         batch: list[Cut] = []
         size = 0

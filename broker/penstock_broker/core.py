@@ -120,6 +120,7 @@ class Core:
         if connection.closed or connection.parting:
             return
         now = self._at(now)
+        correlation = correlation if verb.reply is not None else 0
         call = Call(connection, verb, correlation, now)
         connection.requests += bool(correlation)
         try:
@@ -351,6 +352,11 @@ class Core:
         try:
             message = materialize(reading, self.engine.reads)
         except Corrupt as error:
+            if reading.lost is not None:
+                reading.lost()
+            queue = self.registry.get(reading.log.uuid)
+            if isinstance(queue, Queue):
+                self.deliveries.set_aside(queue, error)
             return error if answer.call.correlation else None
         self._burst[answer.call.connection] += sum(len(data) for data in getattr(message, "payload", ()))
         if reading.started is not None and not reading.started(self._now):

@@ -18,6 +18,7 @@ from penstock_broker.session import Connection, Session
 from penstock_broker.storage.engine import Engine
 from penstock_broker.topics.partition import Partition
 from penstock_protocol import verbs
+from penstock_protocol.errors import Corrupt
 from penstock_protocol.limits import DELIVERY_BYTES_MAX
 from penstock_protocol.messages.queues import Deliver, Delivery
 from penstock_protocol.messages.topics import Fetch, Fetched
@@ -68,7 +69,7 @@ class Deliveries:
         if self.stopped:
             return
         if isinstance(target, Queue):
-            if target.retry_at is None and target.count(State.WAITING):
+            if target.retry_at is None and target.count(State.WAITING) > len(target.damaged):
                 target.retry_at = now.mono + PARKED_RETRY_MS
             self._alarms.set(target, target.next_deadline(now.mono, now.wall))
         else:
@@ -161,6 +162,11 @@ class Deliveries:
     def release(self, queue: Queue, runs: Sequence[tuple[int, int]], now: Now) -> None:
         """Messages that were not tried: ready at once, or dead if handed out too often."""
         self._burial.bury(queue, queue.release(runs), now)
+        self.touch(queue)
+
+    def set_aside(self, queue: Queue, error: Corrupt) -> None:
+        """Messages whose bytes are damaged hold up nobody behind them."""
+        queue.set_aside(error.detail["first"], error.detail["messages"], (State.READY, State.SPECIAL))
         self.touch(queue)
 
     def release_held(

@@ -8,6 +8,7 @@ from penstock_broker.storage.log import Old
 from penstock_broker.storage.reads import Cold, Loaded
 from penstock_broker.topics.partition import Partition
 from penstock_protocol import limits
+from penstock_protocol.errors import Corrupt
 from penstock_protocol.messages import topics as t
 
 if TYPE_CHECKING:
@@ -74,5 +75,8 @@ def _search_block(
             _search_block(core, call, request, partition, block, otherwise, loaded)
 
         core.engine.load(Load(*extent[:3]), got)
+        return
+    except Corrupt as error:
+        core.answer(call, error)
         return
     core.answer(call, t.OffsetReply(otherwise if inside is None else inside))

@@ -102,6 +102,8 @@ class Queue:
         self._due: dict[int, int] = {}
         """Offset of a DELAYED message → wall ms."""
         self._due_heap: list[tuple[int, int]] = []
+        self.damaged: set[int] = set()
+        """Offsets that were set aside because their bytes cannot be read."""
         self.retry_at: int | None = None
         """Mono ms at which dead letters that wait for room are judged again."""
         self._waits: list[tuple[int, int, Waiter]] = []
@@ -142,6 +144,8 @@ class Queue:
     def _settled(self, part: Part) -> None:
         for first, messages in entries.settle_ranges(part):
             self.states.move(first, messages, Event.SETTLE)
+            if self.damaged:
+                self.damaged.difference_update(range(first, first + messages))
             if self._history:
                 self._forget(first, messages)
             self.counters[Settled(part.flags).name] += messages
@@ -377,8 +381,21 @@ class Queue:
         return runs
 
     def parked(self) -> list[tuple[int, int]]:
-        """Dead letters that wait for room; ready to be judged again."""
-        return list(self.states.ranges(State.WAITING, 1_000)) if self.states.counts[State.WAITING] else []
+        """Dead letters that wait for room, and not because they cannot be read."""
+        if self.states.counts[State.WAITING] <= len(self.damaged):
+            return []
+        runs = list(self.states.ranges(State.WAITING, len(self.damaged) + 1_000))
+        if not self.damaged:
+            return runs
+        return [(o, 1) for first, n in runs for o in range(first, first + n) if o not in self.damaged]
+
+    def set_aside(self, first: int, messages: int, among: tuple[State, ...]) -> None:
+        """Messages of a range whose bytes are damaged, and that are in one of those states: they wait, until
+        a restart looks again, and hold nobody up. Memory only: the disk says so itself."""
+        for offset in range(first, first + messages):
+            if self.states.state(offset) in among:
+                self.states.move(offset, 1, Event.PARK)
+                self.damaged.add(offset)
 
     def wait(self, waiter: Waiter) -> None:
         """Park a RECEIVE until there is something, or its deadline."""

@@ -237,8 +237,6 @@ class Engine(Generic[T]):
     def jobs(self, wall: int) -> list[Job]:
         """What is to be done now."""
         jobs, self._pending = self._pending, []
-        for job in self.journal.jobs(wall):
-            self._start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
         self._checkpoint(jobs)
         if self._run is not None:
             self._start_archive(self._run, jobs)
@@ -251,6 +249,8 @@ class Engine(Generic[T]):
             self._free(jobs)
         if self._dropping:
             self._drop(jobs)
+        for job in self.journal.jobs(wall):  # last: what was appended above goes with this write
+            self._start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
         return jobs
 
     def load(self, extent_job: Load, then: Callable[[object], None]) -> None:

@@ -89,7 +89,7 @@ class Reads:
             place = log.at(offset)
             extent = self._extent(place)
             if extent is not None and extent not in loaded:
-                data = self._files.peek(*extent[:3])
+                data = self._peek(extent)
                 if data is None:
                     cold.add(extent)
                 else:
@@ -113,10 +113,17 @@ class Reads:
         file, at = self._journal.locate(place.position)
         return None if file.viewable else Extent(file.name, at, place.length)
 
+    def _peek(self, extent: Extent) -> bytes | None:
+        """What is in memory of it; nothing at all, which no checksum fits, if it cannot be read."""
+        try:
+            return self._files.peek(*extent[:3])
+        except OSError:
+            return b""
+
     def _bytes(self, extent: Extent, loaded: Loaded) -> bytes:
         data = loaded.get(extent)
         if data is None:
-            data = self._files.peek(*extent[:3])
+            data = self._peek(extent)
             if data is None:
                 raise Cold(extent)
             loaded[extent] = data
