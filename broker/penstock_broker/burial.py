@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from penstock_broker.answers import Answer
 from penstock_broker.catalogue import Item, part_for
 from penstock_broker.clock import Now
+from penstock_broker.queues.outcomes import Dead, Settled
 from penstock_broker.queues.policy import DEAD_LETTER_SETTINGS, policy_for
-from penstock_broker.queues.queue import Dead, Queue, Settled
+from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import Event, State
 from penstock_broker.registry import Registry
 from penstock_broker.storage import entries

@@ -12,7 +12,8 @@ from penstock_broker.answers import Answer, Call, Reading, Run
 from penstock_broker.burial import Burial
 from penstock_broker.clock import Now
 from penstock_broker.queues.handout import Subscription, Taker, Waiter
-from penstock_broker.queues.queue import Grant, Queue
+from penstock_broker.queues.outcomes import Grant
+from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.session import Connection, Session
 from penstock_broker.storage.engine import Engine

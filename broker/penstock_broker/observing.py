@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from penstock_broker.clock import Now
 from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts
 from penstock_broker.handlers.groups import lag
-from penstock_broker.queues.queue import Queue, Settled
+from penstock_broker.queues.outcomes import Settled
+from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 
 if TYPE_CHECKING:

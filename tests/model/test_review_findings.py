@@ -10,7 +10,7 @@ from tests.fakes.memory_files import MemoryFiles
 from penstock_broker.clock import stopwatch
 from penstock_broker.core import Core
 from penstock_broker.outputs import Close, Send
-from penstock_broker.queues.queue import History
+from penstock_broker.queues.outcomes import History
 from penstock_broker.session import Connection
 from penstock_broker.settings import CoreSettings
 from penstock_broker.storage.files import Job, StorageError, Write

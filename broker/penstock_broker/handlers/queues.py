@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from penstock_broker.answers import Reading, Run
 from penstock_broker.queues.handout import Subscription, Waiter
-from penstock_broker.queues.queue import Queue, Settled
+from penstock_broker.queues.outcomes import Settled
+from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_protocol import limits
 from penstock_protocol.checksum import Buffer

@@ -8,14 +8,13 @@ decides within itself; what concerns two queues (dead letters) it returns to who
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from enum import IntEnum
 from random import Random
 from struct import Struct
-from typing import NamedTuple
 
 from penstock_broker.producers import Outcome, Producers
 from penstock_broker.queues.handout import Handout, Waiter
 from penstock_broker.queues.leases import Lease, Leases, Tokens
+from penstock_broker.queues.outcomes import Dead, Grant, History, Settled, Verdict
 from penstock_broker.queues.policy import Policy
 from penstock_broker.queues.states import Event, State, States
 from penstock_broker.storage import entries
@@ -31,50 +30,6 @@ SNAPSHOT = Struct("<QI")  # suspect_below, failed messages
 FAILED = Struct("<QIQ")  # offset, failures, due (0 = not delayed)
 FAILURES_MAX = 0xFFFF
 """What a RETURN counts to; a queue without a limit goes on beyond it, uncounted."""
-
-
-class Settled(IntEnum):
-    """The outcome a message was settled with; flags of a SETTLE part."""
-
-    ACKED = 0
-    DEAD_LETTERED = 1
-    EXPIRED = 2
-    PURGED = 3
-
-
-class History(NamedTuple):
-    """What is known of a message that did not go the plain way."""
-
-    failures: int
-    deliveries: int
-
-
-class Grant(NamedTuple):
-    """Consecutive messages handed out under one lease, with the stamps they share."""
-
-    lease: Lease
-    first: int
-    messages: int
-    attempt: int
-    delivery: int
-    flags: int
-
-
-class Dead(NamedTuple):
-    """Messages that go to the dead-letter queue, and why (rejected, max_attempts, max_deliveries)."""
-
-    first: int
-    messages: int
-    reason: str
-    failures: int
-
-
-class Verdict(NamedTuple):
-    """What becomes of messages that came back: RETURN rows to journal, and dead letters."""
-
-    returned: list[tuple[int, int, int, int]]
-    """(first, messages, failures, due)."""
-    dead: list[Dead]
 
 
 class Queue:
