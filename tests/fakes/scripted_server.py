@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 5.0
 LOG = bytes(range(16))
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     """Let the loop run until something has happened."""
     loop = asyncio.get_running_loop()
     happened = loop.create_future()
@@ -36,7 +36,7 @@ async def until(condition: Callable[[], object]) -> None:
             loop.call_later(0.001, look)
 
     look()
-    await asyncio.wait_for(happened, PATIENCE_SECONDS)
+    await asyncio.wait_for(happened, seconds)
 
 
 class Peer(asyncio.Protocol):
