@@ -45,7 +45,7 @@ def observe(core: "Core", now: Now) -> NodeFacts:
         engine.journal.bytes,
         engine.space.free,
         engine.disk_full,
-        0.0,
+        core.recovery_seconds,
         engine.journal.boot,
     )
 

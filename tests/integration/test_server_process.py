@@ -160,7 +160,7 @@ def test_stop_signal_drains_and_ends_with_0(broker: BrokerProcess, number: int) 
         assert broker.wait() == 0
         while client.next() is not None:
             pass
-    assert [event["event"] for event in broker.events()] == ["ready", "stopping", "stopped"]
+    assert [event["event"] for event in broker.events()] == ["recovered", "ready", "stopping", "stopped"]
 
 
 def test_what_was_confirmed_is_there_after_a_clean_stop(

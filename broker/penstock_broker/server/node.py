@@ -77,7 +77,9 @@ def serve(config: Config) -> int:
         tcp = _bind("--port", config.server.host, config.server.port)
         web = _bind("--http-port", config.server.http_host, config.server.http_port)
         notifier.send(RECOVERY_EXTENSION)
+        began = stopwatch()
         core = Core(files, core_settings(config), Random(), clock.now())
+        core.recovery_seconds = stopwatch() - began
     except (CannotStart, StorageError, OSError) as error:
         _say_refused(error)
         return Exit.CANNOT_START
@@ -87,6 +89,8 @@ def serve(config: Config) -> int:
         _log_failure(error)
         return _code_of(error)
 
+    _log_recovery(core)
+
     async def run() -> int:
         return await Node(config, core, files, clock, notifier, tcp, web, str(data)).run()
 
@@ -95,6 +99,16 @@ def serve(config: Config) -> int:
     if code == Exit.STOPPED:
         files.close()
     return code
+
+
+def _log_recovery(core: Core) -> None:
+    """Say what the start found; a tail that was cut is a warning, with its place."""
+    report = core.report
+    log.info(
+        "recovered", entries=report.entries, seconds=round(core.recovery_seconds, 3), position=report.position
+    )
+    if report.torn is not None:
+        log.warning("torn_tail_cut", what=report.torn)
 
 
 def core_settings(config: Config) -> CoreSettings:
