@@ -3,6 +3,9 @@
 import heapq
 from collections.abc import Hashable, Iterator
 
+HEAP_MIN = 64
+"""Entries that are not worth to be looked through for those that are stale."""
+
 
 class Alarms:
     """One deadline per key. Setting another replaces it; stale heap entries are skipped."""
@@ -21,6 +24,11 @@ class Alarms:
             self._when[key] = when
             self._order += 1
             heapq.heappush(self._heap, (when, self._order, key))
+            if len(self._heap) > 2 * len(self._when) + HEAP_MIN:
+                self._heap = list(
+                    {each[2]: each for each in self._heap if self._when.get(each[2]) == each[0]}.values()
+                )
+                heapq.heapify(self._heap)
 
     def due(self, now: int) -> Iterator[Hashable]:
         """Keys whose time has come; each must be set again to be woken again."""

@@ -87,8 +87,8 @@ def cold_extents(reading: Reading, reads: Reads) -> list[Load]:
 
 
 def materialize(reading: Reading, reads: Reads) -> Any:
-    """The message with its bytes. Raises `Corrupt` if the first bytes already are, `Cold` never after
-    `cold_extents` found none."""
+    """The message with its bytes. Raises `Corrupt` if the first bytes already are, or any under a lease,
+    which would run on undelivered; `Cold` never after `cold_extents` found none."""
     heads: list[bytes] = []
     buffers: list[Buffer] = []
     try:
@@ -97,7 +97,7 @@ def materialize(reading: Reading, reads: Reads) -> Any:
                 heads.append(encode_slice(_stamps(run, cut, reading.partition), cut.crc))
                 buffers.append(cut.data)
     except Corrupt:
-        if not heads:
+        if not heads or reading.lost is not None:
             raise
     return reading.finish(len(heads), (b"".join(heads), *buffers) if heads else ())
 

@@ -41,6 +41,7 @@ from penstock_protocol.errors import (
     Closing,
     Corrupt,
     Error,
+    Invalid,
     NotFound,
     Refused,
     SequenceGap,
@@ -53,7 +54,7 @@ from penstock_protocol.messages.topics import Produce
 from penstock_protocol.verbs import Verb
 
 SPACE_ALARM = "space"
-DEFERRED_ALARM = "deferred"
+AGAIN_ALARM = "again"
 BURST_BYTES_MAX = 2 * MIB
 """Payload for one connection in one turn; the rest waits until its socket has taken that."""
 
@@ -90,11 +91,15 @@ class Core:
         """Bytes of publishes that are not confirmed yet, all connections."""
         self.payload_bytes = 0
         self.stale_settles = 0
+        self.recovery_seconds = 0.0
+        """How long opening took; whoever has a clock says so."""
         self._outputs: list[Output] = []
         self._burst: Counter[Connection] = Counter()
         """Payload bytes this turn, per connection."""
         self._deferred: list[Answer] = []
-        """Readings for connections that have enough for this turn."""
+        """Readings for connections that have enough for this turn, or whose bytes are loaded."""
+        self._held: set[Connection] = set()
+        """Whose they are: what comes behind waits, too, for deliveries keep their order."""
         for queue in self.registry.queues.values():
             self.deliveries.arm(queue, now)
         self._alarms.set(SPACE_ALARM, now.mono)
@@ -126,6 +131,8 @@ class Core:
         try:
             if isinstance(message, Error):
                 raise message
+            if correlation in connection.waits:
+                raise Invalid(f"request {correlation} of this connection is still open")
             if connection.requests > self.settings.requests_max:
                 raise Busy(
                     f"more than {self.settings.requests_max:,} requests without a reply", retry_after=0.05
@@ -185,7 +192,8 @@ class Core:
         self._shutdown.step(now)
         released = self.engine.journal.released
         self._burst.clear()
-        released += self._deferred
+        self._held.clear()
+        released[:0] = self._deferred
         self._deferred.clear()
         while True:
             self.deliveries.run(now)
@@ -198,8 +206,9 @@ class Core:
         self._outputs += self.presence.closing
         self.presence.closing.clear()
         self._outputs += self.engine.jobs(now.wall)
-        if any(not answer.call.connection.blocked for answer in self._deferred):
-            self._alarms.set(DEFERRED_ALARM, now.mono)
+        full = any(size > BURST_BYTES_MAX and not c.blocked for c, size in self._burst.items())
+        if self.engine.encoding or (full and self._deferred):
+            self._alarms.set(AGAIN_ALARM, now.mono)
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -327,7 +336,8 @@ class Core:
             if reading is not None and reading.lost is not None:
                 reading.lost()
             return
-        if reading is not None and (connection.blocked or self._burst[connection] > BURST_BYTES_MAX):
+        if reading is not None and not self._may_go(connection, reading):
+            self._held.add(connection)
             self._deferred.append(answer)
             return
         message = answer.message if reading is None else self._read(answer, reading)
@@ -337,18 +347,19 @@ class Core:
         if call.correlation or call.verb is DELIVER:
             self._outputs.append(Send(connection, call.verb, call.correlation, message))
 
+    def _may_go(self, connection: Connection, reading: Reading) -> bool:
+        """The connection takes more, nothing of its own has to go before, and the bytes are in memory."""
+        if connection in self._held or connection.blocked or self._burst[connection] > BURST_BYTES_MAX:
+            return False
+        if not reading.loading and self.registry.get(reading.log.uuid) is not None:
+            for load in cold_extents(reading, self.engine.reads):
+                self._load(load, reading)
+        return not reading.loading
+
     def _read(self, answer: Answer, reading: Reading) -> Any:
-        """The message with its bytes; None while they are loaded, or if it is not wanted any more."""
-        if reading.loading:
-            return None
+        """The message with its bytes; None if it is not wanted any more."""
         if self.registry.get(reading.log.uuid) is None:
             return NotFound("it was deleted") if answer.call.correlation else None
-        loads = cold_extents(reading, self.engine.reads)
-        if loads:
-            reading.loading = len(loads)
-            for load in loads:
-                self._load(load, answer, reading)
-            return None
         try:
             message = materialize(reading, self.engine.reads)
         except Corrupt as error:
@@ -365,13 +376,12 @@ class Core:
             return None
         return message
 
-    def _load(self, load: Load, answer: Answer, reading: Reading) -> None:
+    def _load(self, load: Load, reading: Reading) -> None:
         def got(result: object) -> None:
             reading.loaded[Extent(*load)] = result if isinstance(result, bytes) else b""
             reading.loading -= 1
-            if not reading.loading:
-                self.engine.wait(0, answer)
 
+        reading.loading += 1
         self.engine.load(load, got)
 
     def _tell(self, taker: Any, missing: NotFound) -> None:

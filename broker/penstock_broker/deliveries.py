@@ -134,7 +134,7 @@ class Deliveries:
 
         def lost() -> None:
             for grant in grants:
-                queue.undo(grant.lease)
+                taker.credit += queue.undo(grant.lease)
             self.touch(queue)
 
         runs = [
@@ -177,8 +177,12 @@ class Deliveries:
         for lease in queue.leases:
             ours = lease.holder is session and number in (None, lease.subscription)
             if ours and lease.token not in held:
-                taken = queue.leases.take(lease.token, lease.first, lease.messages)
-                self.release(queue, [run[:2] for run in taken], now)
+                if lease.started:
+                    taken = queue.leases.take(lease.token, lease.first, lease.messages)
+                    self.release(queue, [run[:2] for run in taken], now)
+                else:
+                    queue.undo(lease)
+                    self.touch(queue)
 
     def answer_nothing(self, waiter: Waiter) -> None:
         """The wait of a RECEIVE is over."""

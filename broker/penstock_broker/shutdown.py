@@ -1,6 +1,6 @@
 """A clean stop, step by step: what was handed out is noted, a checkpoint written, and the end marked.
 
-    begun → HANDED_OUT parts, checkpoint asked for → checkpoint done, journal idle → STOP → STOP → complete
+    begun → HANDED_OUT parts, checkpoint asked for → checkpoint done → STOP → idle → STOP → idle → complete
 
 From the first STOP on nothing else is appended; the second one proves the first, so nothing is open then.
 """
@@ -51,10 +51,12 @@ class Shutdown:
     def step(self, now: Now) -> None:
         """Go on as far as the disk has come."""
         engine = self._core.engine
-        if not self.begun or self.complete or not engine.journal.idle:
+        if not self.begun or self.complete:
             return
-        if self._stops == STOPS:
+        checkpointed = not engine.checkpointing or engine.checkpoint_failed
+        ready = engine.journal.idle if self._stops else checkpointed
+        if ready and self._stops == STOPS:
             self.complete = True
-        elif self._stops or not engine.checkpointing or engine.checkpoint_failed:
+        elif ready:
             self._stops += 1
             engine.append([Part(NODE, Kind.STOP)], wall=now.wall)

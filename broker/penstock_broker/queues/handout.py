@@ -6,6 +6,7 @@ two consumers never differ by more than one such chunk.
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 
@@ -88,7 +89,7 @@ class Handout:
     def round(self, ready: int) -> list[tuple[Taker, int]]:
         """Who gets how many of `ready` messages in this round: even shares, the odd ones to those in front.
         A RECEIVE that got something waits no more; a subscription goes on behind those that got less."""
-        takers = [taker for taker in self._waiting if taker.ready]
+        takers = list(islice((taker for taker in self._waiting if taker.ready), ready))
         chunk = -(-ready // max(1, len(takers)))
         out = []
         for index, taker in enumerate(takers):

@@ -77,6 +77,11 @@ class Lease:
         self.mask: bytearray | None = None
         """1 per message that is still leased; None while all are."""
 
+    @property
+    def started(self) -> bool:
+        """The delivery has left the broker."""
+        return self.deadline != NEVER
+
     def runs(self, first: int, messages: int) -> Iterator[tuple[int, int]]:
         """Runs still leased within a range of this lease."""
         if self.mask is None:

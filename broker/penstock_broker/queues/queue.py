@@ -13,7 +13,7 @@ from struct import Struct
 
 from penstock_broker.producers import Outcome, Producers
 from penstock_broker.queues.handout import Handout, Waiter
-from penstock_broker.queues.leases import Lease, Leases, Tokens
+from penstock_broker.queues.leases import HEAP_MIN, Lease, Leases, Tokens
 from penstock_broker.queues.outcomes import Dead, Grant, History, Settled, Verdict
 from penstock_broker.queues.policy import Policy
 from penstock_broker.queues.states import Event, State, States
@@ -128,6 +128,9 @@ class Queue:
                 else:
                     self._due[offset] = due
                     heapq.heappush(self._due_heap, (due, offset))
+        if len(self._due_heap) > 2 * len(self._due) + HEAP_MIN:
+            self._due_heap = [(due, offset) for offset, due in self._due.items()]
+            heapq.heapify(self._due_heap)
 
     # ---- Publishing
 
@@ -225,8 +228,9 @@ class Queue:
         """The delivery leaves the broker: its lease begins to run."""
         self.leases.start(lease, mono)
 
-    def undo(self, lease: Lease) -> None:
-        """The delivery never left the broker: its messages are as if it had not been."""
+    def undo(self, lease: Lease) -> int:
+        """The delivery never left the broker: its messages, that many, are as if it had not been."""
+        undone = 0
         for first, messages, _ in self.leases.take(lease.token, lease.first, lease.messages):
             for offset in range(first, first + messages) if self._history else ():
                 known = self._history.get(offset)
@@ -235,6 +239,8 @@ class Queue:
             plain = first not in self._history
             self.states.move(first, messages, Event.UNDO if plain else Event.RELEASE)
             self.counters["delivered"] -= messages
+            undone += messages
+        return undone
 
     # ---- Settling
 

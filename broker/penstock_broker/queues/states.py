@@ -100,6 +100,9 @@ class States:
         elif to is State.SPECIAL:
             for special in range(first, end):
                 heapq.heappush(self._special, special)
+        elif event is Event.HAND_OUT:
+            while self._special and first <= self._special[0] < end:
+                heapq.heappop(self._special)
         elif to is State.SETTLED and first <= self.head:
             self._advance()
 

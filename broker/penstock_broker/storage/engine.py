@@ -312,6 +312,11 @@ class Engine(Generic[T]):
         self._saver.request()
 
     @property
+    def encoding(self) -> bool:
+        """The next turn has machines to encode, and nothing else need bring it about."""
+        return self._saver.encoding
+
+    @property
     def checkpointing(self) -> bool:
         """A checkpoint was asked for or is under way."""
         return self._saver.busy

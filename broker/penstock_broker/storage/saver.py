@@ -72,6 +72,11 @@ class Saver:
         return min(slot.oldest for slot in self._slots) if len(self._slots) == 2 else 0
 
     @property
+    def encoding(self) -> bool:
+        """Machines of the checkpoint under way are still to be encoded."""
+        return bool(self._waiting)
+
+    @property
     def busy(self) -> bool:
         """A checkpoint was asked for or is under way."""
         return self._requested or self._waiting is not None or self._writing is not None
