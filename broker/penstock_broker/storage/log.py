@@ -129,7 +129,7 @@ class Log:
         for first, messages, at, length, segment in entries.BLOCK.iter_unpack(part.detail):
             if first + messages <= self.start:
                 continue
-            time = young.arrays[4][young.find(first)]
+            time = young.arrays[4][max(young.first, young.find(first))]
             self._old.append(first, messages, segment, at, length, time)
             self.size_bytes += length
             self._use[segment] += 1
