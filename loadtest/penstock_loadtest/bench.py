@@ -222,7 +222,7 @@ def queue_100b(scale: float) -> Row:
 
 def topic_1k(scale: float) -> Row:
     """Produce 1 KiB in hundreds."""
-    return _throughput("topic, 1 KiB × 100, produce", scale, 2_000_000, KIB, 100, produce)
+    return _throughput("topic, 1 KiB × 100, produce", scale, 400_000, KIB, 100, produce)
 
 
 def many_queues(scale: float) -> Row:
