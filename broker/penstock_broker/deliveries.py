@@ -142,7 +142,9 @@ class Deliveries:
             for g in grants
         ]
         reading = Reading(queue.log, 0, runs, finish, started, lost)
-        self._engine.wait(self._position(queue, grants), Answer(call, None, reading))
+        connection = call.connection
+        connection.position = max(connection.position, self._position(queue, grants))
+        self._engine.wait(connection.position, Answer(call, None, reading))
 
     def _position(self, queue: Queue, grants: Sequence[Grant]) -> int:
         """What the delivery depends on: its newest batch, or all of the queue if it tells of failures."""

@@ -12,7 +12,17 @@ from penstock_broker.queues.handout import Subscription
 class Connection:
     """One socket as the core knows it. `peer` is the shell's handle and opaque here."""
 
-    __slots__ = ("blocked", "closed", "parting", "peer", "published", "requests", "session", "waits")
+    __slots__ = (
+        "blocked",
+        "closed",
+        "parting",
+        "peer",
+        "position",
+        "published",
+        "requests",
+        "session",
+        "waits",
+    )
 
     def __init__(self, peer: object) -> None:
         self.peer = peer
@@ -22,6 +32,8 @@ class Connection:
         self.closed = False
         self.parting = False
         """It will be closed: replies still go out, requests are not looked at."""
+        self.position = 0
+        """What its latest delivery waits for: the next one does not leave before."""
         self.requests = 0
         """Requests without a reply yet."""
         self.published = 0

@@ -359,6 +359,18 @@ def test_one_damaged_batch_keeps_no_other_message_from_being_received() -> None:
     assert [(found.first, found.messages) for found in rig.receive(me, "a", 10)] == [(1, 1), (2, 1)]
 
 
+def test_delivery_that_waits_for_a_failure_to_be_durable_is_not_overtaken() -> None:
+    rig = Rig()
+    me = rig.connect()
+    create(rig, me, "a")
+    rig.enqueue(me, "a", b"1", b"2", b"3")
+    (found,) = rig.receive(me, "a")
+    nack = rig.tell(me, q.Nack("a", q.Outcome.RETRY, 0, None, memoryview(of(found))))
+    both, last = rig.tell(me, q.Receive("a", 2, 0)), rig.tell(me, q.Receive("a", 1, 0))
+    rig.settle()
+    assert [key[1] for key in rig.sent if key[1] in (nack, both, last)] == [nack, both, last]
+
+
 def test_deliveries_of_one_connection_keep_their_order_while_bytes_are_loaded() -> None:
     rig = Rig()
     me = rig.connect()
