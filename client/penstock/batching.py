@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from penstock import retry
 from penstock.bulk import Bulk, Stretch
 from penstock.connection import Wire
-from penstock.errors import Busy, ClientClosed, Disconnected, Error, OutcomeUnknown, Refused, TooLarge
+from penstock.errors import Busy, ClientClosed, Disconnected, Error, OutcomeUnknown, Refused, Stale, TooLarge
 from penstock.lanes import Address, Batch, Caller, Lane, Outcome, Stage
 from penstock.values import Cells
 from penstock_protocol.errors import Cancelled, SequenceGap
@@ -393,7 +393,7 @@ class Publisher:
         except SequenceGap as gap:
             if gap.detail.get("expected", 0) < batch.floor:  # the broker has forgotten this producer
                 raise self.unknown(batch) from None
-        except (*retry.AGAIN, Disconnected, WireOutcomeUnknown):
+        except (*retry.AGAIN, Stale, Disconnected, WireOutcomeUnknown):
             raise self.unknown(batch) from None
         except Refused as refusal:
             return refusal

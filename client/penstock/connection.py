@@ -164,7 +164,7 @@ class Wire:
         self.limits: dict[str, Any] = {}
         self.welcome: Welcome | None = None
         self.connections = 0
-        """How many handshakes there were: a request that saw it change may have been sent twice."""
+        """How many handshakes there were; as long as it is the same, the socket is."""
         self.timeout = timeout
         self.producer_id = random.getrandbits(62) + 1
         self._session = random.randbytes(16)
@@ -211,6 +211,7 @@ class Wire:
         self._up.set()
         if self._reconnecting is not None:
             self._reconnecting.cancel()
+            await asyncio.wait([self._reconnecting])
         socket = self._socket
         if socket is None:
             return
@@ -233,7 +234,8 @@ class Wire:
                 refused = isinstance(error, Error) and not isinstance(error, (Disconnected, *retry.AGAIN))
                 if give_up and refused:
                     raise
-                self._last_failure = f"{endpoint}: {error or type(error).__name__}"
+                why = error.message if isinstance(error, Error) else str(error) or type(error).__name__
+                self._last_failure = f"{endpoint}: {why}"
                 self.emit(ConnectFailed(str(endpoint), self._last_failure, pause))
                 await asyncio.sleep(pause)
             else:
@@ -261,11 +263,11 @@ class Wire:
                 socket.post(hello, lambda reply: None if answer.done() else answer.set_result(reply))
                 welcome = await answer
                 if welcome is None:
-                    raise Disconnected(f"{endpoint} closed the connection during the handshake")
+                    raise Disconnected("the connection was closed during the handshake")
                 if isinstance(welcome, Error):
                     raise welcome
                 if welcome.version != WIRE_VERSION:
-                    raise Unsupported(f"{endpoint} speaks wire version {welcome.version}")
+                    raise Unsupported(f"the broker speaks wire version {welcome.version}")
             except BaseException:
                 socket.drop("the handshake failed")
                 raise

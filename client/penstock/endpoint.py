@@ -45,7 +45,8 @@ def _endpoint(url: str, token: str | None) -> Endpoint:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # UnicodeError is one
         raise Invalid("the URL has no valid host and port", hint=EXAMPLE) from None
     if parts.scheme not in ("penstock", "penstocks") or not parts.hostname:
         raise Invalid("the URL does not name a Penstock broker", hint=EXAMPLE)

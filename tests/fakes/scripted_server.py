@@ -11,7 +11,7 @@ HELLO is answered at once with `welcome`, PING and GOODBYE too; everything else 
 import asyncio
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from penstock_protocol.batch import BatchView
 from penstock_protocol.link import Link, Received, Role
@@ -48,8 +48,7 @@ class Peer(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self._server.peers.append(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -5,6 +5,7 @@ import gc
 from random import Random
 
 import pytest
+import uvloop
 from tests.fakes.scripted_server import ScriptedServer, until
 
 from penstock.connection import Wire
@@ -29,7 +30,7 @@ from penstock_protocol.messages.queues import (
     Receive,
 )
 from penstock_protocol.messages.schema import pack_document
-from penstock_protocol.messages.session import Cancel, Document, Goodbye, Ping
+from penstock_protocol.messages.session import Cancel, Document, Goodbye, Hello, Ping
 
 DESCRIBE = DescribeQueue("jobs")
 ANSWER = Document(pack_document({"name": "jobs"}))
@@ -353,3 +354,24 @@ async def test_nothing_is_left_behind_in_the_loop(server):
     del wire
     gc.collect()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_it_works_in_another_event_loop_than_asyncio_s_own():
+    async def main():
+        async with ScriptedServer() as server:
+            wire = Wire(endpoints(server.url, None), random=Random(1))
+            await wire.open(5.0)
+            asking = asyncio.ensure_future(wire.request(DESCRIBE))
+            (await server.asked(DescribeQueue)).reply(ANSWER)
+            assert await asking == ANSWER
+            await wire.close(1.0)
+
+    uvloop.run(main())
+
+
+async def test_a_connection_closed_in_the_handshake_is_named_with_its_address(server):
+    server.answers[Hello] = lambda asked: asked.peer.transport.close()
+    wire = Wire(endpoints(server.url, None), random=Random(1))
+    with pytest.raises(Disconnected, match=r"127\.0\.0\.1:\d+: the connection was closed during") as caught:
+        await wire.open(0.05)
+    assert str(caught.value).count("penstock serve") == 1

@@ -53,6 +53,7 @@ def test_a_token_is_never_shown():
         "penstock://",
         "penstock://h:port",
         "penstock://h:99999",
+        "penstock://" + "x" * 64,
         "penstock://h/namespace",
         "penstock://h?x=1",
         "penstock://user:password@h",
