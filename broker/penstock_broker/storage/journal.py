@@ -107,6 +107,8 @@ class Reserved:
 class Places(Protocol):
     """Where journal positions lie: what readers need of a journal."""
 
+    durable: int
+
     def locate(self, position: int) -> tuple[JournalFile, int]:
         """The file that holds `position`, and where in it."""
         ...

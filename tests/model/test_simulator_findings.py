@@ -1,0 +1,163 @@
+"""What the simulator found, each as the shortest run that shows it."""
+
+from tests.fakes.memory_files import MemoryFiles
+from tests.model.bench import Bench, batch, got
+
+from penstock_broker.queues.states import State
+from penstock_broker.storage.files import Job, Prepare
+from penstock_protocol.errors import NotFound
+from penstock_protocol.messages import queues as q
+from penstock_protocol.messages import session as s
+from penstock_protocol.messages import topics as t
+from penstock_protocol.slices import REDELIVERED, encode_ranges
+
+NO_LIMITS = {"dead_letter": None, "max_attempts": None, "max_deliveries": None}
+
+
+def with_queues(dead: dict[str, int | None] | None = None, **settings: object) -> Bench:
+    """A broker with a queue and its dead-letter queue."""
+    bench = Bench()
+    c = bench.connect()
+    bench.call(c, q.CreateQueue("jobs.dead", {**NO_LIMITS, **(dead or {})}, "check"))
+    bench.call(c, q.CreateQueue("jobs", {"dead_letter": "jobs.dead", **settings}, "check"))
+    return bench
+
+
+def reject(bench: Bench, *bodies: bytes) -> None:
+    """Have messages dead-lettered."""
+    c = bench.connect()
+    for body in bodies:
+        bench.enqueue(c, "jobs", body)
+    ranges = encode_ranges([item.range for item in bench.receive(c, "jobs")])
+    bench.call(c, q.Nack("jobs", q.Outcome.DEAD_LETTER, None, "bad", memoryview(ranges)))
+
+
+def test_entry_with_several_parts_for_one_machine_is_replayed_whole() -> None:
+    bench = with_queues()
+    reject(bench, b"a", b"b", b"c")  # three batches, buried in one entry
+    again = Bench(bench.files.crash())
+    assert [item.bodies for item in again.receive(again.connect(), "jobs.dead")] == [[b"a"], [b"b"], [b"c"]]
+
+
+def test_dead_letters_that_wait_leave_one_by_one_as_room_comes() -> None:
+    bench = with_queues({"max_messages": 1})
+    reject(bench, b"a", b"b")
+    assert bench.queue("jobs").count(State.WAITING) == 2
+    c = bench.connect()
+    arrived = []
+    for _ in range(50):
+        bench.clock.advance(100)  # a queue that somebody asks all the time is looked after too
+        for item in bench.receive(c, "jobs.dead", 1):
+            arrived += item.bodies
+            bench.ack(c, "jobs.dead", item.range)
+        bench.receive(c, "jobs")
+    assert arrived == [b"a", b"b"]
+    assert bench.queue("jobs").messages == 0
+
+
+def test_dead_letters_of_a_queue_whose_dead_letter_queue_was_altered_away_come_back() -> None:
+    bench = with_queues({"max_messages": 0})
+    reject(bench, b"a")
+    assert bench.queue("jobs").count(State.WAITING) == 1
+    c = bench.connect()
+    bench.call(c, q.AlterQueue("jobs", NO_LIMITS))
+    bench.clock.advance(1_000)
+    bench.settle()
+    assert [item.bodies for item in bench.receive(c, "jobs")] == [[b"a"]]
+
+
+def test_message_handed_out_while_the_node_stops_would_say_so_later() -> None:
+    bench = with_queues()
+    c = bench.connect()
+    bench.enqueue(c, "jobs", b"a")
+    bench.core.stop(bench.clock.now())
+    asked = bench.ask(c, q.Receive("jobs", 1, 0))
+    bench.settle()
+    assert bench.core.stopped
+    delivered = got(bench.replies[c, asked]) if (c, asked) in bench.replies else []
+    again = Bench(bench.files.kill())
+    (item,) = again.receive(again.connect(), "jobs")
+    assert bool(item.stamps.flags & REDELIVERED) == bool(delivered)
+
+
+def test_segment_dropped_before_a_crash_but_not_from_the_disk_goes_at_the_next_start() -> None:
+    bench = with_queues()
+    c = bench.connect()
+    bench.enqueue(c, "jobs", *[b"x" * 2_000] * 4)
+    for _ in range(8):
+        bench.enqueue(c, "jobs", b"x" * 2_000)
+    for _ in range(2):
+        bench.core.engine.checkpoint_now()
+        bench.settle()
+    bench.clock.advance(61_000)
+    bench.settle()
+    assert any(name.startswith("segment-") for name in bench.files.names())
+    bench.ack(c, "jobs", *(item.range for item in bench.receive(c, "jobs")))
+    bench.clock.advance(1_000)
+    while any(name.startswith("segment-") for name in bench.files.names()):
+        bench.turn()
+        if any(job.name.startswith("segment-") for job in bench.jobs):
+            break  # dropped for good, and the power goes before the file does
+        bench.run_jobs()
+    again = Bench(bench.files.crash())
+    again.settle()
+    assert not [name for name in again.files.names() if name.startswith("segment-")]
+
+
+class OneFailure(MemoryFiles):
+    """The first file to be recycled is not."""
+
+    failed: Prepare | None = None
+
+    def run(self, job: Job) -> object:
+        """Do a job."""
+        if isinstance(job, Prepare) and job.recycle is not None and self.failed is None:
+            self.failed = job
+            raise OSError(5, "Input/output error")
+        return super().run(job)
+
+
+def test_file_whose_recycling_failed_does_not_stay_behind() -> None:
+    files = OneFailure()
+    bench = Bench(files)
+    c = bench.connect()
+    bench.call(c, q.CreateQueue("jobs", NO_LIMITS, "check"))
+    for _ in range(100):
+        bench.enqueue(c, "jobs", b"x" * 3_000)
+        bench.ack(c, "jobs", *(item.range for item in bench.receive(c, "jobs")))
+    assert files.failed is not None
+    assert files.failed.recycle not in files.names()
+
+
+def test_many_short_lives_do_not_fill_the_journal_budget_for_good() -> None:
+    bench = with_queues()
+    for _ in range(60):
+        bench = Bench(bench.files.kill())
+        bench.settle()
+    assert bench.core.engine.journal.bytes <= 2 * 256 << 10
+    confirm = bench.enqueue(bench.connect(), "jobs", b"a")
+    assert isinstance(confirm, q.Confirm), confirm
+
+
+def test_fetch_whose_topic_is_deleted_before_its_answer_leaves_says_so() -> None:
+    bench = Bench()
+    c = bench.connect()
+    bench.call(c, t.CreateTopic("t", {"partitions": 1}, "check"))
+    bench.ask(c, t.Produce("t", 0, batch(b"a")))
+    asked = bench.ask(c, t.Fetch("t", 0, 0, 10, 1_000, 0))
+    bench.ask(c, t.DeleteTopic("t"))
+    bench.settle()
+    assert isinstance(bench.replies[c, asked], NotFound)
+
+
+def test_push_that_never_left_is_undone_when_its_session_ends_not_counted_as_tried() -> None:
+    bench = with_queues(max_deliveries=1)
+    c = bench.connect()
+    bench.call(c, q.Consume("jobs", 1, 10, None, 0, False, b""))
+    bench.ask(c, q.Enqueue("jobs", batch(b"a")))
+    bench.turn()  # handed out, and waiting to be durable
+    bench.ask(c, s.Goodbye())
+    bench.settle()
+    (item,) = bench.receive(bench.connect(b"t" * 16), "jobs")
+    assert item.bodies == [b"a"]
+    assert item.stamps.delivery == 1
