@@ -61,6 +61,8 @@ class Burial:
     def retry(self, queue: Queue, now: Now) -> None:
         """Dead letters that waited for room are judged dead again, as many as there is room for."""
         target = self._registry.queues.get(queue.policy.dead_letter or "")
+        if target is not None and target.uuid in self._registry.corrupt:
+            return
         room, room_bytes = target.room if target is not None else (INT_MAX, INT_MAX)
         for first, waiting in queue.parked():
             messages, size = queue.log.fit(first, min(waiting, room), room_bytes)

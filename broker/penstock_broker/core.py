@@ -40,6 +40,7 @@ from penstock_protocol.errors import (
     Busy,
     Closing,
     Corrupt,
+    DiskFull,
     Error,
     Invalid,
     NotFound,
@@ -49,7 +50,7 @@ from penstock_protocol.errors import (
 )
 from penstock_protocol.limits import MIB
 from penstock_protocol.messages.queues import Confirm, Deliver, Enqueue
-from penstock_protocol.messages.session import Hello
+from penstock_protocol.messages.session import Document, Hello
 from penstock_protocol.messages.topics import Produce
 from penstock_protocol.verbs import Verb
 
@@ -57,6 +58,10 @@ SPACE_ALARM = "space"
 AGAIN_ALARM = "again"
 BURST_BYTES_MAX = 2 * MIB
 """Payload for one connection in one turn; the rest waits until its socket has taken that."""
+
+
+DOCUMENTS_BYTES_MAX = 4 * MIB
+"""Descriptions and listings for one connection that were not sent yet."""
 
 
 class Core:
@@ -139,6 +144,8 @@ class Core:
                 )
             if connection.session is None and not isinstance(message, Hello):
                 raise Unauthenticated("the handshake was refused")
+            if connection.documents > DOCUMENTS_BYTES_MAX:
+                raise Busy("descriptions and listings wait to be sent", retry_after=0.05)
             if self._shutdown.closed and not isinstance(message, Hello):
                 raise Closing("the broker is stopping", retry_after=1.0)
             HANDLERS[verb.code](self, call, message)
@@ -218,6 +225,11 @@ class Core:
         self._shutdown.begin(now)
 
     @property
+    def disk_full(self) -> bool:
+        """Publishes are refused for want of space."""
+        return self.engine.disk_full
+
+    @property
     def stopped(self) -> bool:
         """The clean stop is complete and durable."""
         return self._shutdown.complete
@@ -244,6 +256,8 @@ class Core:
         """Answer once `position` is durable; by default everything so far, so that nothing undurable is
         said. A verb without a reply gets none."""
         if call.correlation:
+            if isinstance(message, Document):
+                call.connection.documents += len(message.payload)
             self.engine.wait(self.engine.journal.end if position is None else position, Answer(call, message))
 
     def answer_reading(self, call: Call, reading: Reading) -> None:
@@ -317,8 +331,9 @@ class Core:
             and not isinstance(error, SequenceGap)
         ):
             self.registry.queues[message.queue].refused[type(error).__name__] += 1
-        at_once = isinstance(message, Enqueue | Produce) and error.retriable
-        if at_once or call.connection.session is None:
+        of_the_moment = isinstance(error, Busy | Closing | DiskFull)
+        retried = isinstance(message, Enqueue | Produce) and error.retriable
+        if of_the_moment or retried or call.connection.session is None:
             self.answer(call, error, 0)
         else:
             self.answer(call, error)
@@ -344,6 +359,8 @@ class Core:
         if message is None:
             return
         connection.requests -= bool(call.correlation)
+        if isinstance(message, Document):
+            connection.documents -= len(message.payload)
         if call.correlation or call.verb is DELIVER:
             self._outputs.append(Send(connection, call.verb, call.correlation, message))
 

@@ -15,6 +15,7 @@ class Connection:
     __slots__ = (
         "blocked",
         "closed",
+        "documents",
         "parting",
         "peer",
         "position",
@@ -38,6 +39,8 @@ class Connection:
         """Requests without a reply yet."""
         self.published = 0
         """Bytes of publishes without a confirm yet."""
+        self.documents = 0
+        """Bytes of descriptions and listings that were not sent yet."""
         self.waits: dict[int, tuple[Any, Any]] = {}
         """Parked requests by correlation id, for CANCEL: the queue or partition, and what waits there."""
 

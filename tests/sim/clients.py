@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CLOCK_MS = 1
 """How exactly a duration can be known: the broker's clock has that step."""
+BUSY_MS = 50
 WINDOW = 4
 """Batches of a stream under way at once."""
 TOKEN_BYTES = 8
@@ -254,6 +255,8 @@ class Stream:
         self._producer_id = producer_id
         self._confirmed = 0
         self._unresolved: list[Batch] = []
+        self._resting = False
+        """The node was busy: nothing is sent for a while."""
 
     def add(self, batch: Batch) -> None:
         """Publish a batch behind the others."""
@@ -266,8 +269,12 @@ class Stream:
             batch.sent = False
         self._pump()
 
+    def _rested(self) -> None:
+        self._resting = False
+        self._pump()
+
     def _pump(self) -> None:
-        if not self._client.connected or not self._place.alive:
+        if self._resting or not self._client.connected or not self._place.alive:
             return
         for index, batch in enumerate(self._unresolved[:WINDOW]):
             if not batch.sent:
@@ -296,8 +303,9 @@ class Stream:
             batch.sent = False
         elif isinstance(reply, Closing | Busy):
             batch.sent = False
-            if isinstance(reply, Closing):
-                return  # the link will be closed
+            self._resting = True
+            client.world.after(BUSY_MS, self._rested)
+            return
         elif isinstance(reply, Stale | NotFound):
             raise AssertionError(f"{batch.values} to {self._place}: {reply}")
         elif isinstance(reply, Error):

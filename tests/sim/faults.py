@@ -33,7 +33,7 @@ SIZES: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
     (saver, "MACHINES_PER_TURN", (1, 3, 64)),
     (saver, "BYTES_PER_TURN", (200, 1 << 20)),
     (saver, "ENTRIES_MAX", (50, 500_000)),
-    (archive, "RUN_BATCHES_MAX", (3, 50, 8_192)),
+    (archive, "RUN_ROWS_MAX", (3, 50, 8_192)),
     (archive, "BLOCK_BYTES_TARGET", (500, 5_000, 256 * KIB)),
     (burial, "BYTES_PER_ENTRY", (100, 1 << 20)),
     (deliveries, "DELIVERY_BYTES_MAX", (1_000, 1 << 20)),

@@ -265,7 +265,7 @@ class Node:
             return "stopping"
         if not self._ready.is_set():
             return "recovering"
-        return "disk_full" if self._facts().disk_full else None
+        return "disk_full" if self._core.disk_full else None
 
 
 def _bind(flag: str, host: str, port: int) -> socket:

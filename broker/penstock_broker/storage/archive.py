@@ -17,8 +17,9 @@ from penstock_broker.storage.segment import BLOCK_BYTES_TARGET, Row, encode_head
 from penstock_protocol.checksum import Buffer
 
 RUN_BYTES_MAX = 64 << 20
-RUN_BATCHES_MAX = 8_192
-"""Bounds of one run, so that planning stays short and a segment small; the next run takes up the rest."""
+RUN_ROWS_MAX = 2_048
+BLOCK_ROWS_MAX = 512
+"""Bounds of one run, dead batches included, so that planning stays short; the next run takes up the rest."""
 
 
 class Owner(Protocol):
@@ -46,7 +47,7 @@ def plan(owners: Iterable[Owner], journal: Places, below: int, segment: int) -> 
     """Move what is alive below journal position `below` into segment file `segment`."""
     parts: list[Part] = []
     pieces: list[Buffer | Extent] = []
-    at = batches = 0
+    at = rows = 0
     for owner in owners:
         log = owner.log
         position = log.young_position
@@ -56,18 +57,18 @@ def plan(owners: Iterable[Owner], journal: Places, below: int, segment: int) -> 
         last = None
         for block in _blocks(log.young_rows(below), owner):
             last = block[-1]
+            rows += len(block)
             alive = [row for row in block if owner.is_alive(row.base, row.messages)]
             if alive:
                 length = _lay_out(alive, log, journal, segment, pieces)
                 first, end = alive[0].base, alive[-1].base + alive[-1].messages
                 detail.append(entries.BLOCK.pack(first, end - first, at, length, segment))
                 at += length
-                batches += len(alive)
-            if at >= RUN_BYTES_MAX or batches >= RUN_BATCHES_MAX:
+            if at >= RUN_BYTES_MAX or rows >= RUN_ROWS_MAX:
                 break
         if last is not None:
             parts.append(Part(log.uuid, Kind.ARCHIVED, last.base, last.messages, 0, b"".join(detail)))
-        if at >= RUN_BYTES_MAX or batches >= RUN_BATCHES_MAX:
+        if at >= RUN_BYTES_MAX or rows >= RUN_ROWS_MAX:
             break
     return Run(parts, Copy(segment_name(segment), (Step(0, tuple(pieces)),)) if pieces else None)
 
@@ -78,7 +79,7 @@ def _blocks(rows: Iterable[Young], owner: Owner) -> Iterable[list[Young]]:
     size = 0
     for row in rows:
         weight = row.length if owner.is_alive(row.base, row.messages) else 0
-        if block and size + weight > BLOCK_BYTES_TARGET:
+        if len(block) == BLOCK_ROWS_MAX or (block and size + weight > BLOCK_BYTES_TARGET):
             yield block
             block, size = [], 0
         block.append(row)
