@@ -202,6 +202,11 @@ class Queue(Place):
         lost = self.world.crashes or self.world.disconnects
         return not lost and all(op.ok for op in self.ops["receive"])
 
+    def enqueued_at(self, delivery: Delivery) -> float:
+        """When a message can have been there at the earliest."""
+        append = self.attempted.get(delivery.value or "")
+        return append.op.start if append is not None else -NEVER
+
     def voided(self, delivery: Delivery, until: float) -> bool:
         """Its lease may have ended without a settle and without running out."""
         world = self.world

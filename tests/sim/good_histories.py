@@ -123,6 +123,14 @@ def pushed_messages_of_a_lost_session_go_to_others(s: Story) -> None:
 
 
 @good
+def messages_that_never_reached_a_lost_session_come_later_than_others(s: Story) -> None:
+    s.enqueue("a", "b")
+    s.receive(message("b", 1, 11), by="other")
+    s.note("disconnect", by="c")
+    s.receive(message("a", 0, 12), by="other")
+
+
+@good
 def lease_cut_short_by_an_extension(s: Story) -> None:
     s.enqueue("a")
     s.receive(message("a", 0, 10))

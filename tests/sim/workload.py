@@ -214,6 +214,7 @@ def stop(client: Client) -> None:
     """Have nothing pushed any more."""
     if client.subscriptions:
         number = client.world.random.choice(list(client.subscriptions))
+        client.recorder.note("disconnect")  # what was about to be pushed goes to others
         client.ask(q.Stop(number), lambda reply: client.subscriptions.pop(number, None))
 
 

@@ -25,6 +25,7 @@ from penstock_broker.storage.files import (
     Load,
     Prepare,
     Space,
+    Step,
     StorageError,
     StorageFailed,
     Write,
@@ -151,6 +152,7 @@ class Engine(Generic[T]):
         self.reads = Reads(self._files, self.journal)
         self._saver = Saver(self._machines, report.slots, self.sizes.budget, report.entries)
         self._open_journal(report, max(wall, report.time))
+        self._prove_checkpoint(report)
         self._drop_leftovers()
         return report
 
@@ -181,6 +183,14 @@ class Engine(Generic[T]):
         for unused in report.unused:
             if unused.name != job.recycle:
                 journal.add_recyclable(unused.name, unused.size)
+
+    def _prove_checkpoint(self, report: recovery.Report) -> None:
+        """The page cache may show a header that was written by a life killed before it was synced: it is
+        written again, before the other slot, the last one surely durable, is written over."""
+        if report.slots:
+            name = report.slots[0].name
+            page = self._files.read(name, 0, PAGE_BYTES)
+            self._files.run(Copy(name, (Step(0, (page,)),)))
 
     def _drop_leftovers(self) -> None:
         """Segments that were DROPPED, by a life that ended before their files were."""
