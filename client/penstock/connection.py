@@ -125,11 +125,11 @@ class Socket(asyncio.Protocol):
         if silence >= 2 * self._ping_after:
             self.drop(f"the broker was silent for {silence:.0f} s")
             return
+        look_at = self._ping_after
         if silence >= self._ping_after:
             self.post(Ping(), lambda pong: None)
-        pinged = silence >= self._ping_after
-        wait = (2 if pinged else 1) * self._ping_after - silence
-        self._silence = loop.call_later(wait, self._check_silence)
+            look_at = 2 * self._ping_after
+        self._silence = loop.call_later(look_at - silence, self._check_silence)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._silence is not None:

@@ -20,6 +20,7 @@ from penstock.errors import (
     Unauthenticated,
 )
 from penstock.events import ConnectFailed, ConnectionLost, Reconnected
+from penstock_protocol.errors import Unsupported
 from penstock_protocol.messages.queues import (
     Credit,
     Deliver,
@@ -375,3 +376,20 @@ async def test_a_connection_closed_in_the_handshake_is_named_with_its_address(se
     with pytest.raises(Disconnected, match=r"127\.0\.0\.1:\d+: the connection was closed during") as caught:
         await wire.open(0.05)
     assert str(caught.value).count("penstock serve") == 1
+
+
+async def test_a_broker_of_another_wire_version_is_not_supported(server):
+    server.welcome = server.welcome._replace(version=2)
+    wire = Wire(endpoints(server.url, None), random=Random(1))
+    with pytest.raises(Unsupported, match="version 2"):
+        await wire.open(5.0)
+
+
+async def test_a_reply_to_nothing_ends_the_connection(server, wire, events):
+    asking = asyncio.ensure_future(wire.request(DESCRIBE))
+    asked = await server.asked(DescribeQueue)
+    asked.reply(ANSWER)
+    asked.reply(ANSWER)
+    await asking
+    await until(lambda: len(server.hellos) == 2)
+    assert "not open" in events[0].reason

@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.scripted_server import ScriptedServer, until
 
 import penstock
-from penstock.errors import Disconnected, OutcomeUnknown, QueueFull
+from penstock.errors import Busy, Disconnected, OutcomeUnknown, QueueFull
 from penstock_protocol.errors import SequenceGap
 from penstock_protocol.messages.queues import Enqueue, ListQueues
 from penstock_protocol.messages.session import Ping
@@ -275,3 +275,23 @@ async def test_cancelled_at_any_await_no_batch_is_lost(server, client, queue, tu
     assert published.count(b"gone") <= 1
     assert [body for body in published if body != b"gone"] == [b"there", b"next"]
     assert client.publisher._pending == 0
+
+
+async def test_a_batch_that_was_never_sent_in_time_is_disconnected(server):
+    client = await penstock.connect(server.url, timeout=0.02)
+    await server.stop_listening()
+    server.cut()
+    await until(lambda: not client.wire.connected)
+    with pytest.raises(Disconnected, match="not sent"):
+        await client.queue("jobs").enqueue("x")
+    await client.close(0)
+
+
+async def test_a_batch_that_was_only_refused_for_now_ends_with_that_refusal(server):
+    client = await penstock.connect(server.url, timeout=0.05)
+    queue = client.queue("jobs")
+    call = start(queue.enqueue("x"))
+    (await server.asked(Enqueue)).reply(Busy("the pool is empty", retry_after=60))
+    with pytest.raises(Busy, match="the pool is empty"):
+        await call
+    await client.close(0)
