@@ -166,14 +166,17 @@ def _alter_topic(core: "Core", name: str, settings: Mapping[str, Any]) -> None:
 
 
 def delete_topic(core: "Core", call: "Call", request: t.DeleteTopic) -> None:
-    """Delete a topic with its records; groups forget their offsets on it in the same entry."""
+    """Delete a topic with its records. In the same entry groups forget their offsets on it, and a group
+    that has no other ends."""
     topic = core.registry.topic(request.name)
     item = core.registry.catalogue.get("topic", request.name)
     assert item is not None
     parts: list[Part] = []
     for group in core.registry.groups.values():
         logs = [partition.uuid for partition in topic.partitions if partition.uuid in group.offsets]
-        if logs:
+        if logs and len(logs) == len(group.offsets):
+            parts.append(part_for(Kind.DELETE, Item("group", group.name, group.uuid, {}, ())))
+        elif logs:
             parts.append(group.forget_part(logs))
     core.engine.append([*parts, part_for(Kind.DELETE, item)], wall=call.now.wall)
     core.gone(topic)
