@@ -211,8 +211,7 @@ def _peeked(queue: Queue, state: State, limit: int) -> list[Run]:
         fits, used = queue.log.fit(first, messages, size)
         if used > size and runs:
             break
-        deliveries = history.deliveries if state is not State.READY or history.failures else 0
-        runs.append(Run(first, fits, 0, 0, history.failures + 1, deliveries))
+        runs.append(Run(first, fits, 0, 0, history.failures + 1, history.deliveries))
         size -= used
         if fits < messages or size <= 0:
             break

@@ -30,6 +30,8 @@ SNAPSHOT = Struct("<QI")  # suspect_below, failed messages
 FAILED = Struct("<QIQ")  # offset, failures, due (0 = not delayed)
 FAILURES_MAX = 0xFFFF
 """What a RETURN counts to; a queue without a limit goes on beyond it, uncounted."""
+FIRST_TRY = History(0, 1)
+"""Of a message in flight of which nothing is kept."""
 
 
 class Queue:
@@ -305,9 +307,10 @@ class Queue:
         """Messages that a consumer wants dead-lettered at once."""
         return [Dead(first, n, reason, history.failures) for first, n, history in self._by_history(runs)]
 
-    def _by_history(self, runs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, History]]:
-        """Runs cut where the history of neighbours differs."""
-        plain = History(0, 1)
+    def _by_history(
+        self, runs: Sequence[tuple[int, int]], plain: History = FIRST_TRY
+    ) -> Iterator[tuple[int, int, History]]:
+        """Runs cut where the history of neighbours differs; `plain`: of those of which nothing is kept."""
         for first, messages in runs:
             if not self._history:
                 yield first, messages, plain
@@ -395,13 +398,14 @@ class Queue:
 
     def ranges(self, state: State, limit: int) -> list[tuple[int, int, History]]:
         """Runs in a state, oldest first, at most `limit` messages, cut where histories differ."""
+        plain = History(0, 0) if state is State.READY else FIRST_TRY
         runs = list(self.states.ranges(state, limit))
         if state is State.READY:
             runs += self.states.ranges(State.SPECIAL, limit)
             fresh = self.log.end - self.states.cursor
             runs = sorted([*runs, (self.states.cursor, fresh)] if fresh else runs)
         out = []
-        for first, messages, history in self._by_history(runs):
+        for first, messages, history in self._by_history(runs, plain):
             if limit > 0:
                 out.append((first, min(messages, limit), history))
             limit -= messages
