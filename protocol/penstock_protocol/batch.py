@@ -9,7 +9,7 @@
     12      2            columns       entries of the column table
     14      2            epoch         of the producer (reserved, zero)
     16      8            producer_id   0 = the batch is not sequenced
-    24      4            sequence      counts batches per (producer id, address)
+    24      4            sequence      counts batches per (producer id, address); 0 if it is not sequenced
     28      4            reserved      zero
     32      8 * columns  column table  kind u8, width u8, reserved u16, length u32
     …       4 * count    ends          u32: cumulative ends of the bodies
@@ -68,7 +68,7 @@ class Kind(IntEnum):
     KEY = 1  # width 0: bin
     HEADERS = 2  # width 0: flat map
     TIMESTAMP = 3  # width 8: ms since 1970 by the producer, 0 = none
-    ABSENT = 4  # width 1: 1 = the value is null (a tombstone), not empty
+    ABSENT = 4  # width 1: 1 = the value is null (a tombstone), its body is empty; 0 = it is there
     DELAY = 5
     TTL = 6
     PRIORITY = 7
@@ -177,7 +177,10 @@ class BatchView:
         return from_u32(self.view[self.ends_at : self.ends_at + 4 * self.count])
 
     def check(self, message_bytes_max: int) -> None:
-        """What a broker demands of a batch before it lets it in: order of all ends, and the size limits."""
+        """What a broker demands of a batch before it lets it in: size limits, order of all ends, and that
+        it does not contradict itself."""
+        if self.sequence and not self.producer_id:
+            raise Invalid("a batch has a sequence without a producer id")
         if self.count == 1:
             if self.length - self.bodies_at > message_bytes_max:
                 raise TooLarge(
@@ -196,6 +199,16 @@ class BatchView:
                 self._check_ends(
                     from_u32(self.view[at : at + 4 * self.count]), column.length - 4 * self.count
                 )
+            elif column.kind == Kind.ABSENT:
+                self._check_absent(self.view[column.at : column.at + self.count])
+
+    def _check_absent(self, absent: memoryview) -> None:
+        ends = self.ends()
+        if any(
+            mark > 1 or (mark and end > start)
+            for mark, start, end in zip(absent, [0, *ends], ends, strict=False)
+        ):
+            raise Invalid("an absent value has a body, or a mark that is not 0 or 1")
 
     def _check_ends(self, ends: list[int], size: int) -> None:
         if ends[-1] != size or (self.count > 1 and ends != sorted(ends)):

@@ -68,7 +68,7 @@ class Conflict(Refused):
     """It exists with other settings, or the state is not the one the request expects."""
 
     code = 2
-    advice = 'pass if_exists="alter" to change the settings or if_exists="keep" to leave them'
+    advice = 'ask again with if_exists "keep" to leave it as it is, or "alter" to change its settings'
 
 
 class Invalid(Refused):
@@ -98,7 +98,7 @@ class Busy(Refused):
 
     code = 6
     retriable = True
-    advice = "send it again after a short pause; the client does so by itself"
+    advice = "send it again after a short pause"
 
 
 class DiskFull(Refused):
@@ -110,17 +110,18 @@ class DiskFull(Refused):
 
 
 class Stale(Refused):
-    """A late settle, a fenced producer, a commit of an old group generation."""
+    """A fenced producer, a sequence older than the last 32, a commit of an old group generation. A late
+    settle too, but no error reply says so: Settled does."""
 
     code = 8
-    advice = "the message was or will be delivered again; make its handling idempotent or extend earlier"
+    advice = "producer: take a new id; settle: it may be delivered again, extend earlier or expect it twice"
 
 
 class OffsetOutOfRange(Refused):
     """The offset lies below the start or beyond the end of the partition (`detail`: start, end)."""
 
     code = 9
-    advice = 'seek to an offset between start and end, for instance `offset(partition, "earliest")`'
+    advice = "take an offset from start to end; start is the earliest that is kept"
 
 
 class Corrupt(Refused):
@@ -134,7 +135,7 @@ class Unauthenticated(Refused):
     """No valid credentials."""
 
     code = 11
-    advice = "pass token=… or set $PENSTOCK_TOKEN"
+    advice = "give a token in the handshake; `penstock` takes it from $PENSTOCK_TOKEN"
 
 
 class Forbidden(Refused):
@@ -148,7 +149,7 @@ class Unroutable(Refused):
     """A mandatory publish matched no binding."""
 
     code = 13
-    advice = "bind a queue or topic, or publish without mandatory=True"
+    advice = "bind a queue or topic, or do not publish as mandatory"
 
 
 class TransactionRefused(Refused):
@@ -159,11 +160,11 @@ class TransactionRefused(Refused):
 
 
 class SequenceGap(Refused):
-    """A producer's batch came before its predecessor (`detail`: expected). The client resends in order."""
+    """A producer's batch came before its predecessor (`detail`: expected)."""
 
     code = 15
     retriable = True
-    advice = "resend from the expected sequence"
+    advice = "send again, in order, from the expected sequence on"
 
 
 class NotOwner(Refused):
@@ -186,7 +187,7 @@ class Closing(Refused):
 
     code = 18
     retriable = True
-    advice = "reconnect; the client does so by itself"
+    advice = "connect again in a moment"
 
 
 class BadFrame(Refused):

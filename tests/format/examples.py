@@ -122,7 +122,10 @@ EXAMPLES = [
     Example(q.Confirm(2, 40, 3, True, "interval", 140, TIME, LOG), "PRODUCE"),
     Example(t.Fetch("clicks", 2, 40, 500, 1_048_576, 0)),
     Example(t.Fetched(1, 0, 43, DELIVERY), "FETCH"),
-    Example(OffsetOutOfRange("clicks/2 begins at 40", detail={"start": 40, "end": 43}), "FETCH"),
+    Example(
+        OffsetOutOfRange("clicks/2 begins at 40", hint="read from there", detail={"start": 40, "end": 43}),
+        "FETCH",
+    ),
     Example(t.Commit("audit", "clicks", ((0, 17, ""), (2, 43, "nightly")), None, 0)),
     Example(s.Done(), "COMMIT"),
     Example(t.Offsets("audit", "clicks")),

@@ -72,7 +72,7 @@ def read(view: BatchView) -> list[Message]:
 
 messages_strategy = st.lists(
     st.builds(
-        Message,
+        lambda body, absent, **cells: Message(b"" if absent else body, absent=absent, **cells),
         body=st.binary(max_size=30),
         key=st.none() | st.binary(max_size=8),
         headers=st.none()
@@ -117,7 +117,7 @@ def test_messages_come_out_as_they_went_in(messages: list[Message]) -> None:
     assert (view.count, view.producer_id, view.sequence) == (len(messages), 7, 3)
 
 
-@given(messages_strategy, st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
+@given(messages_strategy, st.integers(1, 2**64 - 1), st.integers(0, 2**32 - 1))
 def test_any_messages_come_out_as_they_went_in(
     messages: list[Message], producer_id: int, sequence: int
 ) -> None:
@@ -311,6 +311,22 @@ def test_body_of_a_single_message_must_fill_the_batch() -> None:
     data = built([Message(b"x" * 40)]).encode()
     with pytest.raises(Invalid, match="do not add up"):
         BatchView(tampered(data, HEADER_BYTES, "I", 39)).check(MESSAGE_BYTES_MAX_DEFAULT)
+
+
+def test_sequence_without_a_producer_is_refused() -> None:
+    BatchView(built(PLAIN).encode(0, 0)).check(MESSAGE_BYTES_MAX_DEFAULT)
+    with pytest.raises(Invalid, match="without a producer"):
+        BatchView(built(PLAIN).encode(0, 1)).check(MESSAGE_BYTES_MAX_DEFAULT)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[Message(b"x", absent=1)], [Message(b""), Message(b"x", absent=1)], [Message(b"", absent=2)]],
+    ids=["a body", "a body behind another message", "a mark that is not 0 or 1"],
+)
+def test_absent_value_with_something_to_it_is_refused(messages: list[Message]) -> None:
+    with pytest.raises(Invalid, match="absent"):
+        BatchView(built(messages).encode()).check(MESSAGE_BYTES_MAX_DEFAULT)
 
 
 # limits
