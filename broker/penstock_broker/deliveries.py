@@ -9,7 +9,7 @@ from typing import Protocol
 
 from penstock_broker.alarms import Alarms
 from penstock_broker.answers import Answer, Call, Reading, Run
-from penstock_broker.burial import Burial
+from penstock_broker.burial import Burial, Then
 from penstock_broker.clock import Now
 from penstock_broker.queues.handout import Subscription, Taker, Waiter
 from penstock_broker.queues.outcomes import Grant
@@ -153,13 +153,20 @@ class Deliveries:
             return queue.changed_at
         return min(queue.changed_at, queue.log.position(last.first + last.messages - 1))
 
-    def failed(self, queue: Queue, runs: Sequence[tuple[int, int]], delay: int | None, now: Now) -> None:
-        """Messages whose try failed: back later, or to the dead-letter queue."""
+    def failed(
+        self,
+        queue: Queue,
+        runs: Sequence[tuple[int, int]],
+        delay: int | None,
+        now: Now,
+        then: Then | None = None,
+    ) -> None:
+        """Messages whose try failed: back later, or to the dead-letter queue; `then` when all is applied."""
         verdict = queue.failed(runs, delay, now.wall)
         if verdict.returned:
             self._engine.append([queue.return_part(verdict.returned)], wall=now.wall)
             queue.wake(now.wall)
-        self._burial.bury(queue, verdict.dead, now)
+        self._burial.bury(queue, verdict.dead, now, then)
         self.touch(queue)
 
     def release(self, queue: Queue, runs: Sequence[tuple[int, int]], now: Now) -> None:

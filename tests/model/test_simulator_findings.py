@@ -161,3 +161,41 @@ def test_push_that_never_left_is_undone_when_its_session_ends_not_counted_as_tri
     (item,) = bench.receive(bench.connect(b"t" * 16), "jobs")
     assert item.bodies == [b"a"]
     assert item.stamps.delivery == 1
+
+
+class ColdFiles(MemoryFiles):
+    """Nothing is in memory."""
+
+    def peek(self, name: str, offset: int, length: int) -> bytes | None:
+        """Bytes, which are cold."""
+        return None
+
+
+def test_nack_that_makes_a_dead_letter_is_answered_when_the_dead_letter_is_durable() -> None:
+    bench = with_queues(max_attempts=1)
+    c = bench.connect()
+    bench.enqueue(c, "jobs", b"a")
+    bench = Bench(ColdFiles(bench.files.kill().disk))
+    c = bench.connect()
+    (item,) = bench.receive(c, "jobs")
+    asked = bench.ask(c, q.Nack("jobs", q.Outcome.RETRY, 0, None, memoryview(encode_ranges([item.range]))))
+    while (c, asked) not in bench.replies:
+        bench.turn()
+        if (c, asked) not in bench.replies:
+            bench.run_jobs()
+    again = Bench(bench.files.crash())
+    assert [item.bodies for item in again.receive(again.connect(), "jobs.dead")] == [[b"a"]]
+
+
+def test_nothing_comes_behind_the_reply_to_stop_not_even_that_the_queue_is_gone() -> None:
+    bench = with_queues()
+    c = bench.connect()
+    bench.call(c, q.Consume("jobs", 1, 10, None, 0, False, b""))
+    bench.ask(c, q.DeleteQueue("jobs"))
+    bench.turn()
+    stopped = bench.ask(c, q.Stop(1))
+    bench.turn()
+    assert (c, stopped) not in bench.replies
+    bench.settle()
+    assert bench.pushed == [q.Deliver(1, 0, b"")]
+    assert (c, stopped) in bench.replies

@@ -109,8 +109,9 @@ def nack(core: "Core", call: "Call", request: q.Nack) -> None:
         return
     if outcome is q.Outcome.RETRY and runs:
         queue.counters["nacked"] += messages
-        core.deliveries.failed(queue, runs, request.delay, call.now)
-    elif runs:
+        core.deliveries.failed(queue, runs, request.delay, call.now, done)
+        return
+    if runs:
         core.deliveries.release(queue, runs, call.now)
     done()
 
@@ -174,7 +175,8 @@ def stop(core: "Core", call: "Call", request: q.Stop) -> None:
     subscription = session.subscriptions.pop(request.subscription, None) if session else None
     if subscription is not None:
         subscription.queue.handout.remove(subscription)
-    core.answer(call, Done(), 0)
+    # One that ended by itself may still have to be told so: that comes first.
+    core.answer(call, Done(), 0 if subscription is not None else None)
 
 
 def purge(core: "Core", call: "Call", request: q.Purge) -> None:
