@@ -130,15 +130,19 @@ async def test_a_publish_waits_for_credit_and_a_confirm_gives_it_back():
 
 
 async def test_a_refusal_gives_credit_back_too():
-    async with ScriptedServer(credit=1_000) as server:
+    async with ScriptedServer(credit=2_000) as server:
         client = await penstock.connect(server.url)
-        first = start(client.queue("jobs").enqueue(bytes(800)))
-        second = start(client.queue("mails").enqueue(bytes(800)))
-        (await server.asked(Enqueue)).reply(NotFound("no such queue"))
-        (await server.asked(Enqueue)).confirm()
+        calls = [start(client.queue(name).enqueue(bytes(800))) for name in "abc"]
+        first, second = await server.asked(Enqueue), await server.asked(Enqueue)
+        await quiet(server, client)
+        second.reply(NotFound("no such queue"))
+        third = await server.asked(Enqueue)
+        assert third.message.queue == "c"
+        first.confirm()
+        third.confirm()
         with pytest.raises(NotFound):
-            await first
-        await second
+            await calls[1]
+        await asyncio.gather(calls[0], calls[2])
         await client.close()
 
 

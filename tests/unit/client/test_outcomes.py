@@ -138,15 +138,18 @@ async def test_asking_again_a_broker_that_has_forgotten_stays_unknown(server):
     (await server.asked(Enqueue)).confirm()
     await call
     call = start(queue.enqueue("2"))
-    await server.asked(Enqueue)
+    lost = await server.asked(Enqueue)
     with pytest.raises(OutcomeUnknown) as caught:
         await call
     asking = start(caught.value.retry())
     (await server.asked(Enqueue)).reply(SequenceGap("gap", detail={"expected": 0}))
     with pytest.raises(OutcomeUnknown) as again:
         await asking
+    await quiet(server, client)
     asking = start(again.value.retry())
-    (await server.asked(Enqueue)).confirm(1)
+    asked = await server.asked(Enqueue)
+    assert bytes(asked.message.payload) == bytes(lost.message.payload)
+    asked.confirm(1)
     assert (await asking).offset == 1
     await client.close(0)
 
@@ -294,4 +297,22 @@ async def test_a_batch_that_was_only_refused_for_now_ends_with_that_refusal(serv
     (await server.asked(Enqueue)).reply(Busy("the pool is empty", retry_after=60))
     with pytest.raises(Busy, match="the pool is empty"):
         await call
+    await client.close(0)
+
+
+async def test_a_gap_behind_a_refusal_ends_the_doubt_of_a_lost_socket(server):
+    client = await penstock.connect(server.url, timeout=0.3)
+    queue = client.queue("jobs")
+    first = start(queue.enqueue("1"))
+    await server.asked(Enqueue)
+    second = start(queue.enqueue("2"))
+    await server.asked(Enqueue)
+    server.cut()
+    (await server.asked(Enqueue)).reply(QueueFull("full"))
+    (await server.asked(Enqueue)).reply(SequenceGap("gap", detail={"expected": 0}))
+    with pytest.raises(QueueFull):
+        await first
+    (await server.asked(Enqueue)).reply(Busy("the pool is empty", retry_after=60))
+    with pytest.raises(Busy):
+        await second
     await client.close(0)
