@@ -36,6 +36,9 @@ R = TypeVar("R")
 Route: TypeAlias = Callable[[], Address]
 """Chooses the address of a batch when the batch is begun (sticky round robin). Hashable."""
 
+OWN_TIME_SHARE = 0.9
+"""A message joins a batch that has at least this share of the client's timeout left."""
+
 
 class Publisher:
     """All publishes of one client.
@@ -125,7 +128,7 @@ class Publisher:
     ) -> None:
         batch = self._gathering.get(to)
         cost = batch.cost(body, cells) if batch is not None else 0
-        if batch is None or not batch.gathering or not batch.fits(cost):
+        if batch is None or not batch.gathering or not batch.fits(cost) or self._is_old(batch):
             batch = self._begin(to)
             cost = batch.cost(body, cells)
         batch.add(body, cells, cost)
@@ -133,6 +136,11 @@ class Publisher:
         self._pending += cost
         if timeout is not None and timeout > self._timeout:
             self._limit(batch, timeout)
+
+    def _is_old(self, batch: Batch) -> bool:
+        """Whether so much of its time is over that one who joined it now would not get his own."""
+        assert batch.timer is not None
+        return batch.timer.when() - asyncio.get_running_loop().time() < self._timeout * OWN_TIME_SHARE
 
     def _begin(self, to: Address | Route) -> Batch:
         """A batch that gathers for `to` from now on; the one before it is full, or sent."""
@@ -166,10 +174,14 @@ class Publisher:
             self._wake(batch.lane)
 
     def _limit(self, batch: Batch, timeout: float) -> None:
-        """It may take that many seconds from now."""
+        """It may take that many seconds from now, unless it may take longer already."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
         if batch.timer is not None:
+            if batch.timer.when() >= end:
+                return
             batch.timer.cancel()
-        batch.timer = asyncio.get_running_loop().call_later(timeout, self._time_is_up, batch)
+        batch.timer = loop.call_at(end, self._time_is_up, batch)
 
     async def room(self) -> None:
         """Return when less than the pending bound is gathered or unconfirmed."""
@@ -287,6 +299,7 @@ class Publisher:
         batch.gathering = False
         if batch.timer is not None:
             batch.timer.cancel()
+            batch.timer = None
         self._pending -= batch.size
         batch.on_outcome(batch, outcome)
         batch.callers = []

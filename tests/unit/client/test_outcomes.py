@@ -290,6 +290,23 @@ async def test_a_batch_that_was_never_sent_in_time_is_disconnected(server):
     await client.close(0)
 
 
+async def test_who_publishes_later_gets_a_time_of_his_own(server):
+    client = await penstock.connect(server.url, timeout=0.6)
+    await server.stop_listening()
+    server.cut()
+    await until(lambda: not client.wire.connected)
+    queue = client.queue("jobs")
+    first = start(queue.enqueue("1"))
+    await asyncio.wait([first], timeout=0.3)
+    second = start(queue.enqueue("2"))
+    with pytest.raises(Disconnected):
+        await first
+    assert not second.done()
+    with pytest.raises(Disconnected):
+        await second
+    await client.close(0)
+
+
 async def test_a_batch_that_was_only_refused_for_now_ends_with_that_refusal(server):
     client = await penstock.connect(server.url, timeout=0.05)
     queue = client.queue("jobs")
