@@ -12,8 +12,10 @@ from penstock_protocol import verbs
 from penstock_protocol.batch import BatchBuilder, BatchView, Kind
 from penstock_protocol.errors import Error, NotFound
 from penstock_protocol.link import Link, Role, State
-from penstock_protocol.messages.queues import Ack, Confirm, Delivery, Enqueue, Receive, Settled
-from penstock_protocol.messages.session import MAGIC, Hello, Ping, Pong
+from penstock_protocol.messages.queues import Ack, Confirm, Delivery, Enqueue, Nack, Outcome, Receive, Settled
+from penstock_protocol.messages.schema import pack_document
+from penstock_protocol.messages.session import MAGIC, Document, Hello, Ping, Pong, Welcome
+from penstock_protocol.messages.topics import Commit, Fetch, Fetched
 from penstock_protocol.slices import Range, Slice, decode_slices, encode_ranges, encode_slice
 
 SPECIFICATION = Path(__file__).parents[2] / "protocol/penstock_protocol/README.md"
@@ -45,6 +47,19 @@ def batch_with_columns() -> bytes:
 
 STAMPS = Slice(TOKEN, 0, 0, TIME, LOG, 30_000, 0, 2, 1, 1, 0, len(plain_batch()))
 DELIVERED = encode_slice(STAMPS, BatchView(plain_batch()).crc) + plain_batch()
+RECORD_STAMPS = Slice(0, 0, 0, TIME, LOG, 0, 0, 2, 1, 0, 0, len(batch_with_columns()))
+FETCHED = encode_slice(RECORD_STAMPS, BatchView(batch_with_columns()).crc) + batch_with_columns()
+FIRST = encode_ranges([Range(TOKEN, 0, 0, 1)])
+NODE = bytes.fromhex("0c9d8e7f1a2b4c3d8e5f60718293a4b5")
+LIMITS = {
+    "frame_bytes": 8_388_608,
+    "batch_bytes": 1_048_576,
+    "batch_count": 10_000,
+    "message_bytes": 1_048_576,
+    "requests": 4_096,
+    "session_grace_ms": 10_000,
+    "ping_ms": 30_000,
+}
 
 REQUESTS: dict[str, tuple[int, Any]] = {
     "hello": (1, Hello(MAGIC, 1, 1, bytes(range(16)), PRODUCER_ID, "demo", None)),
@@ -52,15 +67,22 @@ REQUESTS: dict[str, tuple[int, Any]] = {
     "enqueue": (2, Enqueue("emails", plain_batch())),
     "receive": (3, Receive("emails", 10, 20_000)),
     "ack": (4, Ack("emails", encode_ranges([Range(TOKEN, 0, 0, 2)]))),
+    "nack": (6, Nack("emails", Outcome.RETRY, None, "timeout", FIRST)),
+    "fetch": (7, Fetch("orders", 0, 0, 100, 65_536, 1_000)),
+    "commit": (8, Commit("billing", "orders", ((0, 2, ""),))),
 }
 """Example → correlation and message."""
 
 REPLIES: dict[str, tuple[str, int, Any]] = {
+    "welcome": ("HELLO", 1, Welcome(1, "penstock", NODE, 1, False, 4_194_304, TIME, LIMITS)),
     "pong": ("PING", 1, Pong(TIME)),
     "refused": ("RECEIVE", 5, NotFound("no queue 'mails'", hint="create it: penstock queue create mails")),
     "confirm": ("ENQUEUE", 2, Confirm(0, 0, 2, False, "fsync", len(plain_batch()), TIME, LOG)),
     "delivery": ("RECEIVE", 3, Delivery(1, DELIVERED)),
     "settled": ("ACK", 4, Settled(2, b"")),
+    "settled-stale": ("NACK", 6, Settled(0, FIRST)),
+    "fetched": ("FETCH", 7, Fetched(1, 0, 2, FETCHED)),
+    "committed": ("OFFSETS", 9, Document(pack_document([[0, 2, "", TIME]]))),
 }
 """Example → verb, correlation and message."""
 
@@ -100,7 +122,8 @@ def test_reply_is_written_as_shown(name: str) -> None:
 
 @pytest.mark.parametrize("name", REPLIES)
 def test_reply_is_read_as_shown(name: str) -> None:
-    (received,) = opened(Role.CLIENT).receive(EXAMPLES[name])
+    link = Link(Role.CLIENT) if name == "welcome" else opened(Role.CLIENT)
+    (received,) = link.receive(EXAMPLES[name])
     verb, correlation, message = REPLIES[name]
     assert (received.verb.name, received.correlation, received.is_reply) == (verb, correlation, True)
     if isinstance(message, Error):
@@ -132,16 +155,20 @@ def test_columns_of_the_example_say_what_the_text_says() -> None:
     assert bytes(view.bodies()) == b"\1\2"
 
 
-def test_delivery_of_the_example_holds_the_batch_of_the_example() -> None:
-    (received,) = opened(Role.CLIENT).receive(EXAMPLES["delivery"])
+@pytest.mark.parametrize(
+    ("name", "expected", "of"),
+    [("delivery", STAMPS, "batch-plain"), ("fetched", RECORD_STAMPS, "batch-columns")],
+)
+def test_delivery_of_the_example_holds_the_batch_of_the_example(name: str, expected: Slice, of: str) -> None:
+    (received,) = opened(Role.CLIENT).receive(EXAMPLES[name])
     ((stamps, batch),) = decode_slices(received.message.payload, received.message.slices)
-    assert stamps == STAMPS
-    assert bytes(batch) == EXAMPLES["batch-plain"]
+    assert stamps == expected
+    assert bytes(batch) == EXAMPLES[of]
 
 
 def test_keys_of_the_partition_table_land_where_it_says() -> None:
     table = re.findall(r"^\| `(\S+)` \| (\d+) \| (\d+) \|$", TEXT, flags=re.M)
-    assert len(table) == 4
+    assert len(table) == 5
     for key, hashed, partition in table:
         assert murmur2(key.encode()) == int(hashed)
         assert partition_of(key.encode(), 12) == int(partition)

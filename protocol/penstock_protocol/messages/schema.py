@@ -113,9 +113,9 @@ def decode(cls: type[M], fields: Buffer, payload: memoryview) -> M:
     schema = schema_of(cls)
     values = unpack(fields)
     if type(values) is not tuple or not schema.required <= len(values) <= len(schema.names):
-        raise Invalid(
-            f"{cls.__name__} takes {len(schema.names)} fields", hint="compare with the wire specification"
-        )
+        least, most = schema.required, len(schema.names)
+        takes = str(most) if least == most else f"{least} to {most}"
+        raise Invalid(f"{cls.__name__} takes {takes} fields", hint="compare with the wire specification")
     missing = len(schema.names) - len(values)
     if missing:
         values += schema.defaults[-missing:]

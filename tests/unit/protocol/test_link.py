@@ -136,7 +136,7 @@ def test_large_frame_may_follow_hello_in_the_same_piece() -> None:
 
 def test_malformed_hello_fails_the_link() -> None:
     link = Link(Role.SERVER)
-    with pytest.raises(ProtocolError, match="Hello takes 7 fields"):
+    with pytest.raises(ProtocolError, match="Hello takes 5 to 7 fields"):
         received(link, frame(1, 0, Ping()))
     assert link.state is State.FAILED
 

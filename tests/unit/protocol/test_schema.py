@@ -72,7 +72,7 @@ def test_too_few_and_too_many_fields_are_invalid(cls: type[Any]) -> None:
     found = schema.schema_of(cls)
     for count in {0, found.required - 1, len(found.names) + 1} - {-1}:
         if not found.required <= count <= len(found.names):
-            with pytest.raises(Invalid, match=f"{cls.__name__} takes {len(found.names)} fields"):
+            with pytest.raises(Invalid, match=rf"{cls.__name__} takes .*\b{len(found.names)} fields"):
                 decoded(cls, *[0] * count)
 
 
