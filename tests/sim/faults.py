@@ -206,7 +206,7 @@ def strike(world: World, job: Job) -> None:
 def job_delay(world: World) -> int:
     """ms that a system call of a job takes, or the way of its result."""
     chances = world.plan.stall_one_in
-    if chances and not world.random.randrange(chances):
+    if chances and not world.calm and not world.random.randrange(chances):
         return world.random.randrange(1_000)
     return round(world.random.expovariate(1 / world.plan.job_ms))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim.clients import Client, records_of
 from tests.sim.places import Place
+from tests.sim.workload import stale_of
 
 from penstock_broker.queues.states import State
 from penstock_protocol.errors import Error
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 ROUNDS_MAX = 400
 ROUND_MS = 200
+LATER_ROUND_MS = 5_000
+"""The retry curve of a queue that nobody configured goes up to five minutes."""
+LEASE_MS = 60_000
 REPLY_MS = 60_000
 GROUPS = ("g", "h")
 
@@ -44,20 +48,25 @@ class Drain:
         queues = world.places.alive("queue")
         for place in world.places.alive("log"):
             self._read(place)
-        for _ in range(ROUNDS_MAX):
-            if not any([self._empty(place) for place in queues]):
+        for number in range(ROUNDS_MAX):
+            if not any(self._left(place) for place in queues):
                 break
-            self._wait(ROUND_MS)
+            for place in queues:
+                self._empty(place)
+            self._wait(ROUND_MS if number < ROUNDS_MAX // 2 else LATER_ROUND_MS)
         for place in queues:
             self._count(place)
         for place in queues:
             self._client.recorder.note("drained", queue=place.label)
 
-    def _empty(self, place: Place) -> bool:
-        """Take and ack what is ready there; True while anything is left."""
+    def _left(self, place: Place) -> int:
+        return self._world.node.core.registry.queues[place.name].messages
+
+    def _empty(self, place: Place) -> None:
+        """Take and ack what is ready there."""
         client = self._client
         client.held.clear()
-        request = q.Receive(place.name, 1_000, 0, None)
+        request = q.Receive(place.name, 1_000, 0, LEASE_MS)
         self._operate(
             "receive", place, request, lambda reply: {"messages": client.messages(place, reply)}, wait=0
         )
@@ -65,10 +74,7 @@ class Drain:
             held = list(client.held)
             payload = memoryview(encode_ranges([Range(item.token, item.offset, 0, 1) for item in held]))
             messages = [[item.offset, item.token] for item in held]
-            self._operate(
-                "ack", place, q.Ack(place.name, payload), lambda reply: {"stale": []}, messages=messages
-            )
-        return self._world.node.core.registry.queues[place.name].messages > 0
+            self._operate("ack", place, q.Ack(place.name, payload), stale_of, messages=messages)
 
     def _count(self, place: Place) -> None:
         def answer(document: Any) -> dict[str, int]:

@@ -155,17 +155,19 @@ def extend(client: Client) -> None:
 
 def _settle(client: Client, f: str, chosen: list[Held], request: Any, **asked: Any) -> None:
     def answer(reply: q.Settled) -> dict[str, Any]:
-        stale = [
-            [item.first + i, item.token]
-            for item in decode_ranges(memoryview(reply.payload))
-            for i in range(item.messages)
-        ]
-        client.world.met("stale settle", when=bool(stale))
-        assert reply.messages + len(stale) == len(chosen), (reply, chosen)
-        return {"stale": stale}
+        stale = stale_of(reply)
+        client.world.met("stale settle", when=bool(stale["stale"]))
+        assert reply.messages + len(stale["stale"]) == len(chosen), (reply, chosen)
+        return stale
 
     messages = [[held.offset, held.token] for held in chosen]
     client.operate(f, chosen[0].place, request, answer, messages=messages, **asked)
+
+
+def stale_of(reply: q.Settled) -> dict[str, list[list[int]]]:
+    """What of a settle was stale, for the history."""
+    ranges = decode_ranges(memoryview(reply.payload))
+    return {"stale": [[item.first + i, item.token] for item in ranges for i in range(item.messages)]}
 
 
 def _some_held(client: Client, *, keep: bool = False) -> list[Held]:
