@@ -6,9 +6,10 @@ BIN    := $(VENV)/bin
 DATA   ?= ./data
 SEED   ?= 1
 OPS    ?= 2000
+CYCLES ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: sim-one help serve test check format lint types house unit sim integration crash wheel demo bench micro clean
+.PHONY: sim-one help serve test check format lint types house unit sim integration crash kill wheel demo bench micro clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +63,9 @@ sim-one: $(VENV)/.dev
 
 crash: $(VENV)/.dev  ## kill -9 over the real process
 	$(BIN)/pytest -q tests/crash
+
+kill: $(VENV)/.dev  ## the same by hand and for long: make kill CYCLES=500 SEED=1
+	$(BIN)/python -m tests.crash.run --cycles $(CYCLES) --seed $(SEED)
 
 wheel: $(VENV)/.dev  ## build the wheel, and run the integration tests against it
 	rm -rf dist $(VENV)-wheel

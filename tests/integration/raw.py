@@ -25,7 +25,11 @@ class RawClient:
         self._arrived: deque[Received] = deque()
         self._correlation = 0
         if hello:
-            self.welcome = self.ask(Hello(MAGIC, 1, 1, os.urandom(16), 0, "raw"))
+            try:
+                self.welcome = self.ask(Hello(MAGIC, 1, 1, os.urandom(16), 0, "raw"))
+            except BaseException:
+                self.socket.close()
+                raise
 
     def __enter__(self) -> "RawClient":
         return self

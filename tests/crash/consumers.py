@@ -1,0 +1,243 @@
+"""Four consumers of the queue: one receives through the client, one over bare connections, two have messages
+pushed to them. Now and then one releases, extends, forgets or dead-letters a message; poison fails each time.
+
+Only a settle that was awaited and came back has a receipt; one that was staged has an unknown ending.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from random import Random
+from typing import Any
+
+import penstock
+from penstock_protocol.batch import BatchView
+from penstock_protocol.messages.queues import Ack, Nack, Outcome, Receive
+from penstock_protocol.slices import REDELIVERED, Range, Slice, decode_ranges, decode_slices, encode_ranges
+from tests.crash.field import LEASE_SECONDS, Field, is_poison
+from tests.crash.ledger import asked
+from tests.integration.raw import RawClient
+from tests.sim.history import Record, Recorder, value_of
+
+RECEIVE_MAX = 100
+WAIT_SECONDS = 0.5
+TASKS = 4
+STAY_MAX = 2_000
+"""Messages that a push consumer takes before it leaves and comes back."""
+RARELY = 0.02
+
+
+def fate(random: Random, value: str | None) -> str:
+    """What becomes of a message."""
+    if value is not None and is_poison(value):
+        return "nack"
+    verbs = ("ack", "release", "extend", "forget", "dead_letter")
+    return random.choices(verbs, (1 - 4 * RARELY, *[RARELY] * 4))[0]
+
+
+def seen(message: penstock.Message[bytes]) -> Record:
+    """A message as the history has it."""
+    return {
+        "value": value_of(message.body),
+        "offset": message.offset,
+        "token": message.lease_token,
+        "attempt": message.attempt,
+        "delivery": message.delivery,
+        "redelivered": message.redelivered,
+        "lease": message.lease_remaining,
+    }
+
+
+def pairs(messages: Iterable[penstock.Message[bytes]]) -> list[list[int]]:
+    """Messages as a settle names them in the history."""
+    return [[message.offset, message.lease_token] for message in messages]
+
+
+# ---- By receive
+
+
+async def receive(field: Field, process: str) -> None:
+    """From the queue, and when there is little to do from its dead-letter queue."""
+    recorder, random = field.recorder(process), field.random
+    async with field.connect() as client:
+        queue, dead = client.queue(field.jobs), client.queue(field.dead)
+        while not field.over.is_set():
+            messages = await received(recorder, random, queue, WAIT_SECONDS)
+            fates: dict[str, list[penstock.Message[bytes]]] = defaultdict(list)
+            for message in messages:
+                fates[fate(random, value_of(message.body))].append(message)
+            for verb, some in fates.items():
+                await settle(recorder, random, queue, verb, some)
+            if not messages or random.random() < 0.1:
+                while dead_letters := await received(recorder, random, dead, 0):
+                    await settle(recorder, random, dead, "ack", dead_letters)
+
+
+async def received(
+    recorder: Recorder, random: Random, queue: penstock.Queue[bytes], wait: float
+) -> list[penstock.Message[bytes]]:
+    """What one receive brings."""
+    messages: list[penstock.Message[bytes]] = []
+    with asked(recorder, "receive", queue=queue.name, wait=wait) as answer:
+        messages += await queue.receive(random.randint(1, RECEIVE_MAX), wait=wait)
+        answer["messages"] = [seen(message) for message in messages]
+    return messages
+
+
+async def settle(
+    recorder: Recorder,
+    random: Random,
+    queue: penstock.Queue[bytes],
+    verb: str,
+    messages: list[penstock.Message[bytes]],
+) -> None:
+    """Do it to all of them in one call, and wait for the receipt."""
+    if not messages or verb == "forget":
+        return
+    fields: Record = {"queue": queue.name, "messages": pairs(messages)}
+    delay = random.choice((0.0, 0.2, None))
+    if verb == "nack":
+        fields["delay"] = delay
+    if verb == "extend":
+        fields["lease"] = LEASE_SECONDS / 2
+    with asked(recorder, verb, **fields):
+        match verb:
+            case "ack":
+                await queue.ack(messages)
+            case "nack":
+                await queue.nack(messages, delay, "poison")
+            case "release":
+                await queue.release(messages)
+            case "dead_letter":
+                await queue.dead_letter(messages, "by chance")
+            case "extend":
+                await queue.extend(messages, LEASE_SECONDS / 2)
+
+
+# ---- By push
+
+
+async def take_pushed(field: Field, process: str) -> None:
+    """Several tasks share one consumer, which is left and entered again from time to time."""
+    recorder = field.recorder(process)
+    async with field.connect() as client:
+        while not field.over.is_set():
+            async with client.queue(field.jobs).consume() as consumer:
+                handler = PushHandler(field, recorder, consumer)
+                with field.stopping(consumer.stop):
+                    await asyncio.gather(*(handler.run() for _ in range(TASKS)))
+
+
+class PushHandler:
+    """What is done with the messages of one consumer, until it has had enough."""
+
+    def __init__(self, field: Field, recorder: Recorder, consumer: penstock.Consumer[bytes]) -> None:
+        self._field = field
+        self._recorder = recorder
+        self._consumer = consumer
+        self._since = asyncio.get_running_loop().time()
+        self._left = field.random.randint(1, STAY_MAX)
+
+    async def run(self) -> None:
+        """One of the tasks."""
+        async for message in self._consumer:
+            self._left -= 1
+            if self._left == 0:
+                self._consumer.stop()
+            await self._handle(message)
+
+    async def _handle(self, message: penstock.Message[bytes]) -> None:
+        record, random, queue = seen(message), self._field.random, self._field.jobs
+        value = record["value"]
+        since = max(self._since, self._field.ledger.enqueued.get(value, 0.0))
+        self._recorder.note("deliver", queue=queue, messages=[record], since=since)
+        verb = "nack" if value is not None and is_poison(value) else "ack"
+        delay: Record = {"delay": 0.0} if verb == "nack" else {}
+        try:
+            async with message:
+                if random.random() < 0.3:  # staged: nobody hears how it ends
+                    self._recorder.invoke(verb, queue=queue, messages=pairs([message]), **delay)
+                    if verb == "nack":
+                        raise penstock.Retry(0)
+                else:
+                    with asked(self._recorder, verb, queue=queue, messages=pairs([message]), **delay):
+                        await (message.nack(0, "poison") if verb == "nack" else message.ack())
+        except penstock.Retry:
+            return
+
+
+# ---- Over bare connections
+
+
+async def receive_raw(field: Field, process: str) -> None:
+    """A connection for every receive and its settles; sometimes it is lost in between."""
+    receiver = RawReceiver(field, process)
+    while not field.over.is_set():
+        await field.up.wait()
+        await asyncio.to_thread(receiver.run)
+
+
+class RawReceiver:
+    """Works in a thread."""
+
+    def __init__(self, field: Field, process: str) -> None:
+        self._field = field
+        self._random = field.random
+        self._recorder = field.recorder(process)
+
+    def run(self) -> None:
+        """One connection."""
+        try:
+            with self._field.connect_raw() as client:
+                found = self._receive(client)
+                poison = [pair for pair, value in found if is_poison(value)]
+                good = [pair for pair, value in found if not is_poison(value)]
+                if self._random.random() > RARELY:
+                    self._settle(client, "ack", good)
+                    self._settle(client, "nack", poison)
+        except OSError:
+            return  # nobody listens, or nobody greets any more
+
+    def _receive(self, client: RawClient) -> list[tuple[list[int], str]]:
+        queue, most = self._field.jobs, self._random.randint(1, RECEIVE_MAX)
+        messages: list[Record] = []
+        with asked(self._recorder, "receive", queue=queue, wait=WAIT_SECONDS) as answer:
+            delivery = client.ask(Receive(queue, most, round(WAIT_SECONDS * 1000)))
+            for stamps, batch in decode_slices(memoryview(delivery.payload), delivery.slices):
+                messages += in_slice(stamps, batch)
+            answer["messages"] = messages
+        return [([each["offset"], each["token"]], each["value"]) for each in messages if each["value"]]
+
+    def _settle(self, client: RawClient, verb: str, found: list[list[int]]) -> None:
+        if not found:
+            return
+        queue, delay = self._field.jobs, self._random.choice((0, 200, None))
+        payload = encode_ranges(Range(token, offset, 0, 1) for offset, token in found)
+        fields: Record = {"queue": queue, "messages": found}
+        request: Any = Ack(queue, payload)
+        if verb == "nack":
+            fields["delay"] = None if delay is None else delay / 1000
+            request = Nack(queue, Outcome.RETRY, delay, "poison", payload)
+        with asked(self._recorder, verb, **fields) as answer:
+            ranges = decode_ranges(memoryview(client.ask(request).payload))
+            answer["stale"] = [
+                [stale.first + i, stale.token] for stale in ranges for i in range(stale.messages)
+            ]
+
+
+def in_slice(stamps: Slice, batch: memoryview) -> list[Record]:
+    """The messages of one slice as the history has them."""
+    view = BatchView(batch)
+    bodies, ends = view.bodies(), view.ends()
+    return [
+        {
+            "value": value_of(bytes(bodies[start:end])),
+            "offset": stamps.first + i,
+            "token": stamps.token,
+            "attempt": stamps.attempt,
+            "delivery": stamps.delivery,
+            "redelivered": bool(stamps.flags & REDELIVERED),
+            "lease": stamps.lease / 1000,
+        }
+        for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+    ]

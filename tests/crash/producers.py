@@ -1,0 +1,104 @@
+"""Four producers: two through the client, which reconnects and repeats; two that speak the bare protocol, a
+few batches per connection, and never repeat anything."""
+
+import asyncio
+
+import penstock
+from penstock_protocol.batch import BatchBuilder
+from penstock_protocol.messages.queues import Enqueue
+from penstock_protocol.messages.topics import Produce
+from tests.crash.field import PARTITIONS, Field, values
+from tests.crash.ledger import asked
+from tests.integration.raw import RawClient
+
+CONCURRENT = 16
+BATCH_MAX = 60
+BATCHES_PER_CONNECTION = 6
+
+
+async def one_by_one(field: Field, process: str) -> None:
+    """Many calls at once, which the client gathers."""
+    new, recorder = values(process), field.recorder(process)
+    async with field.connect() as client:
+        queue, topic = client.queue(field.jobs), client.topic(field.topic)
+
+        async def enqueue(value: str) -> None:
+            with asked(recorder, "enqueue", queue=field.jobs, values=[value]) as answer:
+                answer["first"] = (await queue.enqueue(field.body(value))).offset
+
+        async def produce(value: str) -> None:
+            partition = field.random.randrange(PARTITIONS)
+            with asked(recorder, "produce", log=field.log(partition), values=[value]) as answer:
+                answer["first"] = (await topic.produce(field.body(value), partition=partition)).offset
+
+        while not field.idle.is_set():
+            await field.room()
+            await asyncio.gather(*map(enqueue, new(CONCURRENT)), *map(produce, new(CONCURRENT)))
+
+
+async def in_batches(field: Field, process: str) -> None:
+    """One batch a call."""
+    new, recorder, random = values(process), field.recorder(process), field.random
+    async with field.connect() as client:
+        queue, topic = client.queue(field.jobs), client.topic(field.topic)
+        while not field.idle.is_set():
+            await field.room()
+            some = new(random.randint(1, BATCH_MAX))
+            with asked(recorder, "enqueue", queue=field.jobs, values=some) as answer:
+                answer["first"] = first(await queue.enqueue_many(map(field.body, some)))
+            some, partition = new(random.randint(1, BATCH_MAX)), random.randrange(PARTITIONS)
+            records = [penstock.Outgoing(field.body(value), partition=partition) for value in some]
+            with asked(recorder, "produce", log=field.log(partition), values=some) as answer:
+                answer["first"] = first(await topic.produce_many(records))
+
+
+def first(receipts: penstock.Receipts[penstock.Receipt] | penstock.Receipts[penstock.RecordMetadata]) -> int:
+    """The offset of the first message of one batch."""
+    assert [receipt.offset - receipts[0].offset for receipt in receipts] == list(range(len(receipts)))
+    return receipts[0].offset
+
+
+async def raw(field: Field, process: str) -> None:
+    """A new connection for every few batches."""
+    sender = RawSender(field, process)
+    while not field.idle.is_set():
+        await field.room()
+        await asyncio.to_thread(sender.run)
+
+
+class RawSender:
+    """Works in a thread."""
+
+    def __init__(self, field: Field, process: str) -> None:
+        self._field = field
+        self._random = field.random
+        self._new = values(process)
+        self._recorder = field.recorder(process)
+
+    def run(self) -> None:
+        """One connection, until it has sent enough or something went wrong."""
+        try:
+            with self._field.connect_raw() as client:
+                for _ in range(self._random.randint(1, BATCHES_PER_CONNECTION)):
+                    if not (self._enqueue(client) and self._produce(client)):
+                        break
+        except OSError:
+            return  # nobody listens, or nobody greets any more
+
+    def _enqueue(self, client: RawClient) -> bool:
+        some = self._new(self._random.randint(1, BATCH_MAX))
+        with asked(self._recorder, "enqueue", queue=self._field.jobs, values=some) as answer:
+            answer["first"] = client.ask(Enqueue(self._field.jobs, self._batch(some))).first
+        return "first" in answer
+
+    def _produce(self, client: RawClient) -> bool:
+        some = self._new(self._random.randint(1, BATCH_MAX))
+        partition = self._random.randrange(PARTITIONS)
+        with asked(self._recorder, "produce", log=self._field.log(partition), values=some) as answer:
+            answer["first"] = client.ask(Produce(self._field.topic, partition, self._batch(some))).first
+        return "first" in answer
+
+    def _batch(self, some: list[str]) -> bytes:
+        builder = BatchBuilder()
+        builder.extend([self._field.body(value) for value in some])
+        return builder.encode()
