@@ -19,7 +19,7 @@ from penstock_broker.storage.engine import Engine
 from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.storage.files import Load
 from penstock_broker.storage.reads import Cold, Cut, Loaded
-from penstock_protocol.errors import Corrupt, QueueFull
+from penstock_protocol.errors import Corrupt, QueueFull, TooLarge
 from penstock_protocol.limits import INT_MAX
 
 BYTES_PER_ENTRY = 1 << 20
@@ -140,9 +140,22 @@ class Burial:
             bodies.append(Body(cut.data, cut.crc))
             offset += cut.messages
         parts.append(queue.settle_part([(first, messages)], Settled.DEAD_LETTERED))
-        self._engine.append(parts, bodies, wall=now.wall)
+        try:
+            self._engine.append(parts, bodies, wall=now.wall)
+        except TooLarge:
+            self._move_in_halves(queue, cuts, dead, now)
+            return
         queue.dead_reasons[dead.reason] += messages
         self._touch(self._registry.queues[name])
+
+    def _move_in_halves(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> None:
+        """All in one entry is more than a small journal takes."""
+        half = len(cuts) // 2
+        if not half:
+            self._park(queue, cuts[0].first, cuts[0].messages, dead.failures, now)
+            return
+        self._move(queue, cuts[:half], dead, now)
+        self._move(queue, cuts[half:], dead, now)
 
     def _park(self, queue: Queue, first: int, messages: int, failures: int, now: Now) -> None:
         part = queue.return_part([(first, messages, failures, 0)], waiting=True)

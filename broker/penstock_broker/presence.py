@@ -100,4 +100,5 @@ class Presence:
     def part(self, connection: Connection, reason: str) -> None:
         """Close the connection behind what it was answered."""
         connection.parting = True
+        self._deliveries.forget(connection)
         self.closing.append(Close(connection, reason))

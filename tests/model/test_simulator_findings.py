@@ -199,3 +199,20 @@ def test_nothing_comes_behind_the_reply_to_stop_not_even_that_the_queue_is_gone(
     bench.settle()
     assert bench.pushed == [q.Deliver(1, 0, b"")]
     assert (c, stopped) in bench.replies
+
+
+def test_dead_letters_that_are_too_large_for_one_entry_of_a_small_journal_are_several() -> None:
+    bench = with_queues()
+    bodies = [b"x" * 50_000, b"y" * 50_000, b"z" * 50_000]  # an entry takes at most 128 KiB here
+    reject(bench, *bodies)
+    assert [item.bodies for item in bench.receive(bench.connect(), "jobs.dead")] == [[b] for b in bodies]
+
+
+def test_receive_that_waits_takes_nothing_any_more_when_its_client_has_said_goodbye() -> None:
+    bench = with_queues()
+    c, other = bench.connect(), bench.connect(b"t" * 16)
+    bench.ask(c, q.Receive("jobs", 1, 1_000))
+    bench.turn()
+    bench.ask(c, s.Goodbye())
+    bench.enqueue(other, "jobs", b"a")
+    assert [item.bodies for item in bench.receive(other, "jobs")] == [[b"a"]]

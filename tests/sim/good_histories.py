@@ -4,6 +4,16 @@ from tests.sim.story import BACKOFF, LEASE, Story, good, message
 
 
 @good
+def dead_letter_whose_one_try_nobody_saw_waited_for_room(s: Story) -> None:
+    s.settings(max_attempts=1)
+    s.enqueue("a")
+    s.op("receive", "unknown", by="lost", queue="q", wait=1.0)
+    s.now += 10 * LEASE
+    s.receive()
+    s.receive(message("a", 0, 99), queue="dead")
+
+
+@good
 def message_enqueued_delivered_acked(s: Story) -> None:
     s.settings()
     s.enqueue("a", "b")

@@ -203,9 +203,11 @@ def stuck(queue: Queue) -> Iterator[str]:
     lease, backoff = (queue.settings.get(name, NEVER) for name in ("lease", "backoff"))
     slack = 2 * lease + STUCK_SECONDS
     asked = peak_before((op.end, op.start) for op in hungry(queue, slack))
+    dead = queue.dead_letters.by_value if queue.dead_letters else {}
     for append in queue.attempted.values():
         deliveries = queue.by_value.get(append.value, [])
-        if queue.maybe_purged(append):
+        buried_unseen = append.value in dead and not queue.all_seen
+        if queue.maybe_purged(append) or buried_unseen:
             continue
         if append.value in queue.confirmed:
             first = deliveries[0].start if deliveries else NEVER

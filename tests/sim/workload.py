@@ -216,8 +216,9 @@ def stop(client: Client) -> None:
     """Have nothing pushed any more."""
     if client.subscriptions:
         number = client.world.random.choice(list(client.subscriptions))
-        client.recorder.note("disconnect")  # what was about to be pushed goes to others
-        client.ask(q.Stop(number), lambda reply: client.subscriptions.pop(number, None))
+        client.ask(
+            q.Stop(number), lambda reply: client.subscriptions.pop(number, None), begin=_parting(client)
+        )
 
 
 def purge(client: Client) -> None:
@@ -395,8 +396,12 @@ def look(client: Client) -> None:
 
 def leave(client: Client) -> None:
     """Say goodbye; the node closes the link."""
-    client.recorder.note("disconnect")
-    client.ask(s.Goodbye(), _nothing)
+    client.ask(s.Goodbye(), _nothing, begin=_parting(client))
+
+
+def _parting(client: Client) -> Callable[[], None]:
+    """From now on what was about to be pushed to the client goes to others."""
+    return lambda: client.recorder.note("disconnect")
 
 
 ACTIONS: tuple[tuple[Callable[[Client], None], float], ...] = (
