@@ -97,6 +97,10 @@ class Queue(Generic[T]):
 
     def _encode(self, item: Any) -> tuple[Address, bytes, Cells]:
         if isinstance(item, Outgoing):
+            if (item.key, item.partition, item.timestamp) != (None, None, None):
+                raise Invalid(
+                    "a message of a queue has no key, partition or timestamp", hint="those are for topics"
+                )
             return self._address, self.codec.encode(item.body), cells_of(headers=item.headers)
         return self._address, self.codec.encode(item), ()
 

@@ -1,10 +1,12 @@
 """A data directory that is not ours to serve is refused with one line and exit code 1."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.integration.process import BrokerProcess
+from tests.integration.raw import RawClient
 
 from penstock_broker.storage import blocks, checkpoint
 from penstock_protocol.checksum import crc32
@@ -39,3 +41,20 @@ def test_newer_format_is_refused_and_named(
     said = second.log().strip().splitlines()
     assert len(said) == 1
     assert f"format {NEWER}" in said[0]
+
+
+def test_directory_that_is_removed_meanwhile_ends_the_broker_with_4(
+    start_broker: StartBroker, tmp_path: Path
+) -> None:
+    broker = start_broker("--set", "storage.journal_file_bytes_max=1MiB").wait_ready()
+    with RawClient(broker.address) as client:
+
+        def fill() -> None:
+            for _ in range(64):
+                client.enqueue("jobs", bytes(512 << 10))
+
+        client.create_queue("jobs")
+        shutil.rmtree(tmp_path / "data")
+        with pytest.raises(ConnectionError):
+            fill()
+    assert broker.wait() == 4

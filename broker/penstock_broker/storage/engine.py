@@ -5,6 +5,7 @@ journal within its budget, and brings everything back at the next start. It deci
 messages. It does no I/O while serving: `jobs` lists what is to be done, `done` takes the results.
 """
 
+import errno
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ from penstock_protocol.errors import Busy, DiskFull
 
 ARCHIVE_AGE_MS = 60_000
 SPACE_EVERY_MS = 1_000
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM)
+"""A file that cannot be made for such a reason will not be made in a second either."""
 BUDGET_MAX = 1 << 30
 SHARE_OF_DISK = 8
 FILE_SHARE_OF_DISK = 32
@@ -297,8 +300,8 @@ class Engine(Generic[T]):
         self.journal.prepared(job, ok=not isinstance(outcome, BaseException))
         if isinstance(outcome, BaseException) and job.recycle is not None:
             self._pending.append(Drop(job.recycle))  # it may still have its old name
-        if isinstance(outcome, StorageError):
-            raise StorageFailed(str(outcome)) from outcome
+        if isinstance(outcome, StorageError) or getattr(outcome, "errno", None) in GONE:
+            raise StorageFailed(f"the data directory cannot be written to: {outcome}") from outcome
 
     # ---- Checkpoints
 
