@@ -53,7 +53,9 @@ class Cli:
     def start(self, *argv: str) -> "subprocess.Popen[bytes]":
         """A command that goes on, with pipes on all sides."""
         pipe = subprocess.PIPE
-        process = subprocess.Popen([*PENSTOCK, *argv], stdin=pipe, stdout=pipe, stderr=pipe, env=self.environ)
+        process = subprocess.Popen(
+            [*PENSTOCK, *argv], bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, env=self.environ
+        )
         self.started.append(process)
         return process
 
@@ -64,11 +66,13 @@ class Cli:
 
 
 def line(process: "subprocess.Popen[bytes]") -> bytes:
-    """The next line it prints."""
+    """The next line it prints; nothing behind it is read."""
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], SECONDS)
     assert ready, "nothing was printed"
-    return process.stdout.readline()
+    printed = process.stdout.readline()
+    assert printed, "it ended"
+    return printed
 
 
 def say(process: "subprocess.Popen[bytes]", text: bytes) -> None:

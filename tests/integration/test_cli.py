@@ -16,13 +16,24 @@ from tests.integration.process import BrokerProcess
 
 
 @pytest.fixture
-def cli(broker: BrokerProcess) -> Iterator[Cli]:
-    """The command line, knowing where the broker is."""
-    made = Cli(broker)
-    yield made
-    for process in made.started:
+def cli_of() -> Iterator[Callable[[BrokerProcess], Cli]]:
+    """The command line, told where a broker is; what it started is killed at the end."""
+    made: list[Cli] = []
+
+    def make(broker: BrokerProcess) -> Cli:
+        made.append(Cli(broker))
+        return made[-1]
+
+    yield make
+    for process in (process for cli in made for process in cli.started):
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def cli(cli_of: Callable[[BrokerProcess], Cli], broker: BrokerProcess) -> Cli:
+    """The command line and a broker that serves it."""
+    return cli_of(broker)
 
 
 # ---- Queues
@@ -383,10 +394,10 @@ def test_topic_is_listed_described_and_deleted(cli: Cli) -> None:
 
 
 def test_followers_outlive_a_broker_that_is_killed(
-    start_broker: Callable[..., BrokerProcess], tmp_path: Path
+    start_broker: Callable[..., BrokerProcess], cli_of: Callable[[BrokerProcess], Cli]
 ) -> None:
     first = start_broker().wait_ready()
-    cli = Cli(first)
+    cli = cli_of(first)
     cli("queue", "create", "q")
     follower, feeder = cli.start("receive", "q", "--follow"), cli.start("enqueue", "q")
     say(feeder, b"before\n")

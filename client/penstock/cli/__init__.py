@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from penstock.cli import groups, health, messages, plugins, queues, records, topics
-from penstock.cli.command import Call, Command, Failure, Usage, warn
+from penstock.cli.command import Call, Command, Failure, Usage, told, warn
 from penstock.cli.output import Output
 from penstock.client import Client, connect
-from penstock.errors import Conflict, Disconnected, Error, Invalid, OffsetOutOfRange, Unauthenticated
+from penstock.errors import Disconnected, Error, Invalid
 from penstock.events import ConnectFailed, ConnectionLost, Event, Reconnected
 
 COMMANDS: dict[str, Command] = {
@@ -44,13 +44,6 @@ Penstock: queues and topics on one broker. To begin:
 
 All commands: penstock --help
 """
-HINTS: dict[type[Error], str] = {
-    Conflict: "add --if-exists keep to leave it, or --if-exists alter to change it",
-    OffsetOutOfRange: "type --from earliest, or an offset between",
-    Unauthenticated: "set $PENSTOCK_TOKEN",
-}
-"""What to type, where the library's hint speaks of Python."""
-
 NO_BROKER = "start one with `penstock serve`, or name one with --url penstock://HOST:PORT"
 ENDING = """\
 `penstock COMMAND --help` tells more. Every command takes --url (else $PENSTOCK_URL, else
@@ -82,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Disconnected as error:
         return _say(error, 3)
     except Error as error:
-        hint = HINTS.get(type(error), error.hint)
-        return _say(f"{error.message} ({hint})", 1)
+        return _say(told(error), 1)
     except Failure as error:
         return _say(error, error.code)
     except OSError as error:

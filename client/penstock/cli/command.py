@@ -13,9 +13,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from penstock.cli import pipes
 from penstock.cli.output import Output
 from penstock.cli.pipes import STDIN
+from penstock.errors import Conflict, Error, OffsetOutOfRange, OutcomeUnknown, Timeout, Unauthenticated
 
 if TYPE_CHECKING:
     from penstock.client import Client
+
+
+HINTS: dict[type[Error], str] = {
+    Conflict: "add --if-exists keep to leave it, or --if-exists alter to change it",
+    OffsetOutOfRange: "type --from earliest, or an offset between",
+    OutcomeUnknown: "look before you repeat it, for instance with `penstock queue describe`",
+    Timeout: "is the broker busy or stopped? type `penstock health`",
+    Unauthenticated: "set $PENSTOCK_TOKEN",
+}
+"""What to type, where the library's hint speaks of Python."""
 
 
 class Usage(Exception):
@@ -115,6 +126,12 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Say in one line what is not as it should be."""
     print("penstock:", " ".join(text.split()), file=sys.stderr)
+
+
+def told(error: Error) -> str:
+    """An error of the library in one line that says what to type."""
+    hint = next((hint for kind, hint in HINTS.items() if isinstance(error, kind)), error.hint)
+    return f"{error.message} ({hint})"
 
 
 async def confirm(plan: str, options: Namespace) -> None:

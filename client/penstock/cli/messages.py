@@ -10,7 +10,7 @@ from penstock.cli import publish
 from penstock.cli.arguments import at_most, duration, duration_text, unescaped, utf8
 from penstock.cli.command import Call, Command, argument, note, warn
 from penstock.cli.output import bytes_as, formatter, json_line
-from penstock.errors import Error, Stale
+from penstock.errors import Error, OutcomeUnknown, Stale
 from penstock.message import Message
 from penstock.queue import Queue
 from penstock.values import Outgoing, Receipt
@@ -20,6 +20,7 @@ AT_ONCE = 500
 """Messages to lease at most before they are written."""
 LEASE_SECONDS = 30.0
 """SQS's default; extended for as long as the reader of stdout takes its time."""
+RELEASE_SECONDS = 5.0
 
 Render = Callable[[Message[bytes]], bytes]
 
@@ -110,10 +111,10 @@ async def _receive(call: Call) -> None:
 async def _ack(messages: Messages[bytes], *, go_on: bool) -> None:
     try:
         await messages.ack()
-    except Stale as error:
+    except (Stale, OutcomeUnknown) as error:
         if not go_on:
             raise
-        warn(str(error))
+        warn(f"{error.message}; what was printed may come again")
 
 
 @asynccontextmanager
@@ -127,8 +128,12 @@ async def _held(queue: Queue[bytes]) -> AsyncIterator[list[Messages[bytes]]]:
     finally:
         keeper.cancel()
         for messages in held:
-            with suppress(Stale):  # its lease ended: it is back already
-                await messages.release()
+            try:
+                await messages.release(timeout=RELEASE_SECONDS)
+            except Stale:
+                continue  # its lease has ended: it is back already
+            except Error:
+                break  # there is no broker to tell: the leases end by themselves
 
 
 async def _extend(queue: Queue[bytes], held: list[Messages[bytes]]) -> None:

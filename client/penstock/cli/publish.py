@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from penstock.cli.arguments import delimiter, header
-from penstock.cli.command import Argument, Call, Failure, argument, note
+from penstock.cli.command import Argument, Call, Failure, argument, note, told
 from penstock.cli.lines import bursts
 from penstock.cli.pipes import STDIN
 from penstock.errors import BatchError, Disconnected, Error
@@ -54,9 +54,9 @@ async def publish(call: Call, given: Sequence[str], verb: Publish, outgoing: Cal
             await _report(call, error.receipts, verb)
         if not durable:
             raise
-        cause = error.__cause__ or error
+        cause = error.__cause__ if isinstance(error.__cause__, Error) else error
         code = 3 if isinstance(cause, Disconnected) else 1
-        raise Failure(f"{durable:,} {verb.done}, but then: {cause}", code) from error
+        raise Failure(f"{durable:,} {verb.done}, but then: {told(cause)}", code) from error
     note(f"{durable:,} {verb.done}")
 
 
