@@ -1,4 +1,4 @@
-"""The whole node, from seeds: no run has an anomaly, the same seed is the same run, and rare things happened."""
+"""The whole node from seeds: no run has an anomaly, a seed is always the same run, rare things happened."""
 
 import os
 import subprocess
