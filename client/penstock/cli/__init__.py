@@ -14,6 +14,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
@@ -177,7 +178,8 @@ async def _connected(command: Command, options: Namespace) -> int:
         stopped = True
         task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, stop)
+    with suppress(NotImplementedError):  # where signals are not the loop's business
+        loop.add_signal_handler(signal.SIGTERM, stop)
     patient = command.endless and options.follow
     try:
         client = await _connect(options.url, FOLLOW_SECONDS if patient else CALL_SECONDS)

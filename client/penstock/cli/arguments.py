@@ -10,16 +10,19 @@ knows a command.
 
 import math
 import re
+import time
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeAlias
 
 from penstock.cli.command import Argument, argument
 
 SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 BYTES = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\"}
+
+Place: TypeAlias = str | int | datetime
 
 
 # Read
@@ -60,12 +63,12 @@ def number(text: str) -> float:
     return float(text)
 
 
-def place(text: str) -> str | int | timedelta:
-    """Where to begin: `earliest`, `latest`, an offset, or how long ago."""
+def place(text: str) -> Place:
+    """Where to begin: `earliest`, `latest`, an offset, or `-1h`, the instant so long ago."""
     if text in ("earliest", "latest"):
         return text
     if re.fullmatch(r"-\d.*[a-z]", text):
-        return timedelta(seconds=duration(text[1:]))
+        return datetime.fromtimestamp(max(0.0, time.time() - duration(text[1:])), UTC)
     if re.fullmatch(r"\d{1,18}", text):
         return int(text)
     raise ArgumentTypeError(

@@ -15,6 +15,8 @@ from typing import Any
 STDIN, STDOUT = 0, 1
 FILE_BYTES = 1 << 20
 """Bytes of a regular file to move at once."""
+PIPE_BYTES: int = getattr(select, "PIPE_BUF", 512)
+"""What a pipe takes without waiting once it is ready."""
 
 
 async def readable(fd: int) -> None:
@@ -35,7 +37,7 @@ async def readable_within(fd: int, seconds: float) -> bool:
 
 
 async def writable(fd: int) -> None:
-    """Wait until `fd` takes `select.PIPE_BUF` bytes at once, or its reader is gone."""
+    """Wait until `fd` takes `PIPE_BYTES` at once, or its reader is gone."""
     if os.name == "posix" and not select.select([], [fd], [], 0)[1]:
         loop = asyncio.get_running_loop()
         await _once(fd, loop.add_writer, loop.remove_writer)
@@ -58,7 +60,7 @@ async def read(fd: int) -> bytes:
 
 async def write(fd: int, data: bytes) -> None:
     """All of `data`; on return it is in the hands of the system. Raises `BrokenPipeError`."""
-    step = FILE_BYTES if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
+    step = FILE_BYTES if stat.S_ISREG(os.fstat(fd).st_mode) else PIPE_BYTES
     view = memoryview(data)
     while view:
         await writable(fd)

@@ -61,11 +61,11 @@ async def publish(call: Call, given: Sequence[str], verb: Publish, outgoing: Cal
 
 
 async def _bodies(given: Sequence[str], options: Namespace) -> AsyncGenerator[list[bytes], None]:
-    if given or options.files:
+    if given:
         yield [os.fsencode(text) for text in given]
-        for path in options.files:
-            yield [_content(path)]
-    else:
+    for path in options.files:
+        yield [_content(path)]
+    if not given and not options.files:
         if os.isatty(STDIN):
             note("one message a line; Ctrl-D ends")
         async for lines in bursts(options.delimiter):

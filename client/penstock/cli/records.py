@@ -5,12 +5,12 @@ import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from math import inf
 from typing import Any
 
 from penstock.cli import publish
-from penstock.cli.arguments import at_most, count, place, unescaped, utf8
+from penstock.cli.arguments import Place, at_most, count, place, unescaped, utf8
 from penstock.cli.command import Call, Command, Usage, argument
 from penstock.cli.output import bytes_as, formatter, json_line
 from penstock.errors import Invalid
@@ -159,14 +159,12 @@ class Fetching:
         described = await self._call.client.describe_topic(self._topic.name)
         chosen = self._chosen(described.partitions)
         committed = await self._group.offsets(self._topic.name) if self._group is not None else {}
-        return [
-            Cursor(
-                each.partition,
-                committed.get(each.partition, await self._start(each, options.start)),
-                inf if options.follow else each.end,
-            )
-            for each in chosen
-        ]
+        cursors = []
+        for each in chosen:
+            offset = committed.get(each.partition)
+            start = await self._start(each, options.start) if offset is None else offset
+            cursors.append(Cursor(each.partition, start, inf if options.follow else each.end))
+        return cursors
 
     def _chosen(self, partitions: tuple[PartitionDescription, ...]) -> Iterable[PartitionDescription]:
         options = self._call.options
@@ -181,9 +179,9 @@ class Fetching:
             )
         return [partitions[options.partition]]
 
-    async def _start(self, partition: PartitionDescription, start: str | int | timedelta) -> int:
-        if isinstance(start, timedelta):
-            return await self._topic.offset(partition.partition, datetime.now(UTC) - start)
+    async def _start(self, partition: PartitionDescription, start: Place) -> int:
+        if isinstance(start, datetime):
+            return await self._topic.offset(partition.partition, start)
         if isinstance(start, int):
             return start
         return partition.start if start == "earliest" else partition.end
