@@ -175,8 +175,11 @@ class Leases:
         return out
 
     def extend(self, token: int, first: int, messages: int, deadline: int) -> int:
-        """Let a range end at `deadline` (mono ms); how many of its messages were leased."""
-        held = self._by_token.get(token, [])
+        """Let a range end at `deadline` (mono ms); how many of its messages were leased. What has not left
+        the broker yet is nobody's to extend: `start` must find its lease whole."""
+        held = self._by_token.get(token)
+        if held is None or not held[0].started:
+            return 0
         extended = 0
         end = first + messages
         begin, behind = _overlapping(held, first, end)
