@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 import penstock
+from penstock_protocol.messages.schema import unpack_document
+from penstock_protocol.messages.topics import At, Offset, Offsets
 from tests.crash.field import PARTITIONS, Field
 from tests.crash.ledger import asked
 from tests.sim.history import Record, Recorder, value_of
@@ -94,6 +96,19 @@ async def fetch(
         records = await topic.fetch(partition, offset, max_records=most, wait=WAIT_SECONDS)
         answer["records"], answer["end"] = read(records), records.end
         position[partition] = records.next_offset
+
+
+def look(field: Field, recorder: Recorder, groups: Iterable[str]) -> None:
+    """What a broker that has just started knows of the topic, before much can have changed."""
+    with field.connect_raw() as client:
+        for partition in range(PARTITIONS):
+            log = field.log(partition)
+            with asked(recorder, "end", log=log) as answer:
+                answer["end"] = client.ask(Offset(field.topic, partition, At.LATEST)).offset
+            for group in groups:
+                with asked(recorder, "committed", log=log, group=group) as answer:
+                    rows = unpack_document(client.ask(Offsets(group, field.topic)).payload)
+                    answer["offset"] = next((row[1] for row in rows if row[0] == partition), None)
 
 
 async def audit(field: Field, client: penstock.Client, ends: list[int]) -> None:

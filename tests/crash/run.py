@@ -124,7 +124,7 @@ class Era:
         return f"{progress}, down for {await self._kill():.1f} s"
 
     async def _kill(self) -> float:
-        """Kill the broker, start it again; how long it was away, in seconds."""
+        """Kill the broker, start it again, look at once what it knows; how long it was away, in seconds."""
         began = time.monotonic()
         self.field.up.clear()
         self._lives.kill()
@@ -133,18 +133,17 @@ class Era:
             await self._lives.die_young()
             self._recorder.note("crash")
         await self._lives.start()
+        down = time.monotonic() - began
+        await asyncio.to_thread(readers.look, self.field, self._recorder, GROUPS)
         self.field.up.set()
-        return time.monotonic() - began
+        return down
 
     # ---- The end
 
     async def _drain(self, client: penstock.Client) -> list[int]:
         """Until everything was taken and read; where the partitions end."""
-        topic, ends = client.topic(self.field.topic), []
-        for partition in range(PARTITIONS):
-            with asked(self._recorder, "end", log=self.field.log(partition)) as answer:
-                answer["end"] = await topic.offset(partition, "latest")
-                ends.append(answer["end"])
+        topic = client.topic(self.field.topic)
+        ends = [await topic.offset(partition, "latest") for partition in range(PARTITIONS)]
         async with asyncio.timeout(DRAIN_SECONDS):
             while not await self._is_empty(client) or any(each.position != ends for each in self._readers):
                 await self._ledger.until(lambda: False, LOOK_SECONDS)
@@ -235,10 +234,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.crash.run", description=__doc__)
     parser.add_argument("--cycles", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--directory", type=Path, help="for data and evidence; kept")
+    parser.add_argument("--directory", type=Path, help="a new one for data and evidence, which are kept")
     given = parser.parse_args()
-    directory = given.directory or Path(tempfile.mkdtemp(prefix="penstock-kill-"))
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = given.directory or Path(tempfile.mkdtemp()) / "penstock-kill"
+    directory.mkdir(parents=True)
     logging.getLogger("penstock").setLevel(logging.ERROR)  # that settles come too late is what happens here
     print(f"seed {given.seed}, evidence in {directory}")
     wrong: list[Exception] = []
