@@ -1,0 +1,182 @@
+"""A log's indexes against a plain list of batches."""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from penstock_broker.storage import entries
+from penstock_broker.storage.entries import At, Kind, Part
+from penstock_broker.storage.log import Log, Old, Young
+
+LOG, OTHER = b"L" * 16, b"O" * 16
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_trimmed_rows_are_kept() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("penstock_broker.storage.log.TRIM_ROWS_MIN", 2)
+        yield
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch in the journal, or a block of batches in a segment."""
+
+    first: int
+    messages: int
+    length: int
+    time: int
+    place: tuple[int, ...]
+    """Young: (position, checksum, its first offset where it came from or -1). Old: (segment, offset)."""
+    old: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.first + self.messages
+
+    def found(self) -> Young | Old:
+        """What a look-up must answer."""
+        if self.old:
+            return Old(self.first, self.messages, *self.place, self.length)
+        position, crc, origin = self.place
+        came_from = (LOG, self.first) if origin < 0 else (OTHER, origin)
+        return Young(self.first, self.messages, position, self.length, self.time, crc, *came_from)
+
+
+class AgainstList(RuleBasedStateMachine):
+    """The list holds what is not gone, in offset order: old blocks, then young batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.use: Counter[int] = Counter()
+        self.log = Log(LOG, self.use)
+        self.batches: list[Batch] = []
+        self.start = self.end = self.position = self.segment = 0
+        self.time = 1_000
+
+    @rule(
+        messages=st.integers(1, 5),
+        length=st.integers(1, 900),
+        ms=st.integers(0, 3),
+        origin=st.integers(-3, 9),
+    )
+    def append(self, messages: int, length: int, ms: int, origin: int) -> None:
+        self.time += ms
+        crc = self.position % 1_000
+        flags, detail = (entries.ORIGIN_FLAG, entries.ORIGIN.pack(OTHER, origin)) if origin >= 0 else (0, b"")
+        part = Part(LOG, Kind.APPEND, self.end, messages, flags, detail, 0)
+        self.log.appended(part, At(self.position + length, self.time, self.position, length, crc))
+        place = (self.position, crc, max(origin, -1))
+        self.batches.append(Batch(self.end, messages, length, self.time, place))
+        self.end += messages
+        self.position += length + 24
+
+    @rule(data=st.data())
+    def trim(self, data: st.DataObject) -> None:
+        self.start = data.draw(st.integers(self.start, self.end))
+        self.log.trim(self.start)
+        self.forget()
+
+    def forget(self) -> None:
+        self.batches = [batch for batch in self.batches if batch.end > self.start]
+
+    @precondition(lambda self: any(not batch.old for batch in self.batches))
+    @rule(data=st.data(), trimmed_meanwhile=st.booleans())
+    def archive(self, data: st.DataObject, trimmed_meanwhile: bool) -> None:
+        """Some of the oldest young batches move to a segment, in blocks; the log may be trimmed between."""
+        young = [batch for batch in self.batches if not batch.old]
+        moved = young[: data.draw(st.integers(1, len(young)), "batches")]
+        self.segment += 1
+        blocks, at = [], 0
+        while moved:
+            size = data.draw(st.integers(1, len(moved)), "in a block")
+            members, moved = moved[:size], moved[size:]
+            block = Batch(
+                members[0].first,
+                sum(member.messages for member in members),
+                data.draw(st.integers(1, 500), "length"),
+                members[0].time,
+                (self.segment, at),
+                old=True,
+            )
+            blocks.append(block)
+            at += block.length
+        if trimmed_meanwhile:
+            self.trim(data)
+        young = [batch for batch in self.batches if not batch.old]
+        times = [
+            next((batch.time for batch in young if batch.end > block.first), block.time) for block in blocks
+        ]
+        rows = [
+            entries.BLOCK.pack(block.first, block.messages, block.place[1], block.length, self.segment)
+            for block in blocks
+        ]
+        first, end = blocks[0].first, blocks[-1].end
+        self.log.archived(Part(LOG, Kind.ARCHIVED, first, end - first, 0, b"".join(rows)))
+        self.batches = (
+            [batch for batch in self.batches if batch.old]
+            + [replace(block, time=time) for block, time in zip(blocks, times, strict=True)]
+            + [batch for batch in young if batch.first >= end]
+        )
+        self.forget()
+
+    @rule()
+    def restart_from_a_snapshot(self) -> None:
+        data = self.log.snapshot()
+        self.use = Counter()
+        self.log = Log(LOG, self.use)
+        assert self.log.restore(memoryview(data + b"of the next")) == len(data)
+
+    @invariant()
+    def every_message_lies_where_it_was_put(self) -> None:
+        for batch in self.batches:
+            for offset in {max(batch.first, self.start), batch.end - 1}:
+                assert self.log.at(offset) == batch.found()
+                assert self.log.time(offset) == batch.time
+                assert self.log.position(offset) == (0 if batch.old else batch.place[0] + batch.length)
+
+    @invariant()
+    def start_end_and_size_are_those_of_the_list(self) -> None:
+        assert (self.log.start, self.log.end) == (self.start, self.end)
+        assert self.log.size_bytes == sum(batch.length for batch in self.batches)
+
+    @invariant()
+    def segments_are_used_by_the_blocks_that_are_left(self) -> None:
+        assert +self.use == Counter(batch.place[0] for batch in self.batches if batch.old)
+
+    @invariant()
+    def young_batches_are_those_in_the_journal(self) -> None:
+        young = [batch.found() for batch in self.batches if not batch.old]
+        assert list(self.log.young_rows(self.position)) == young
+        assert self.log.young_position == (young[0].position if young else None)
+        if young:
+            assert list(self.log.young_rows(young[-1].position)) == young[:-1]
+
+    @invariant()
+    def time_finds_the_first_batch_that_is_not_older(self) -> None:
+        times = [batch.time for batch in self.batches]
+        for time in {self.time + 1, *times[:3], *(each + 1 for each in times[-3:])}:
+            index = bisect_right(times, time - 1)
+            offset = max(self.start, self.batches[index].first) if index < len(times) else self.end
+            before = self.batches[index - 1] if index else None
+            block = before.found() if before is not None and before.old else None
+            assert self.log.offset_at(time) == (offset, block)
+
+    @invariant()
+    def fit_takes_one_message_at_least_and_no_more_than_the_size(self) -> None:
+        messages = self.end - self.start
+        if not messages:
+            return
+        for size in (1, 300, 1_000_000):
+            taken, used = self.log.fit(self.start, messages, size)
+            assert 1 <= taken <= messages
+            assert used <= size or taken == 1
+        assert self.log.fit(self.start, messages, 1_000_000)[0] == messages
+
+
+TestAgainstList = AgainstList.TestCase
