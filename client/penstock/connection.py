@@ -94,7 +94,8 @@ class Socket(asyncio.Protocol):
 
     def _write(self, buffers: list[Buffer]) -> None:
         assert self._transport is not None
-        self._transport.writelines(buffers)
+        if not self._transport.is_closing():  # else `connection_lost` comes next, and answers
+            self._transport.writelines(buffers)
 
     def data_received(self, data: bytes) -> None:
         self._heard = asyncio.get_running_loop().time()

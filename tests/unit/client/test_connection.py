@@ -63,6 +63,15 @@ async def test_the_handshake_names_the_session_the_producer_and_the_token(server
     assert len(hello.session) == 16
 
 
+async def test_what_is_posted_while_a_socket_dies_is_answered_with_nothing_and_not_written(wire, caplog):
+    answers = []
+    wire._socket.drop("for the test")
+    for _ in range(10):
+        assert wire.post(DESCRIBE, answers.append)
+    await until(lambda: answers == [None] * 10)
+    assert "socket.send()" not in caplog.text
+
+
 async def test_a_refused_handshake_is_raised_at_once(server):
     server.welcome = Unauthenticated("who are you?")
     wire = Wire(endpoints(server.url, None), random=Random(1))
