@@ -43,8 +43,10 @@ class Field:
 
     @contextmanager
     def stopping(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Inside, `end` calls `stop`."""
+        """Inside, `end` calls `stop`; at once if it is over already."""
         self._stops.add(stop)
+        if self.over.is_set():
+            stop()
         try:
             yield
         finally:
