@@ -12,7 +12,7 @@ from penstock_broker.clock import Now
 from penstock_broker.queues.outcomes import Dead, Settled
 from penstock_broker.queues.policy import DEAD_LETTER_SETTINGS, policy_for
 from penstock_broker.queues.queue import Queue
-from penstock_broker.queues.states import Event, State
+from penstock_broker.queues.states import Event
 from penstock_broker.registry import Registry
 from penstock_broker.storage import entries
 from penstock_broker.storage.engine import Engine
@@ -92,7 +92,8 @@ class Burial:
             end = dead.first + dead.messages
             low = max(dead.first, error.detail["first"])
             high = min(end, error.detail["first"] + error.detail["messages"])
-            queue.set_aside(low, high - low, (State.IN_FLIGHT,))
+            self._park(queue, low, high - low, dead.failures, now)
+            queue.damaged.update(range(low, high))
             whole = [(dead.first, low - dead.first), (high, end - high)]
             self.bury(queue, [dead._replace(first=f, messages=n) for f, n in whole if n], now, then)
             return

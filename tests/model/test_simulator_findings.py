@@ -4,8 +4,8 @@ from tests.fakes.memory_files import MemoryFiles
 from tests.model.bench import Bench, batch, got
 
 from penstock_broker.queues.states import State
-from penstock_broker.storage.files import Job, Prepare
-from penstock_protocol.errors import NotFound
+from penstock_broker.storage.files import Job, Load, Prepare
+from penstock_protocol.errors import DiskFull, NotFound
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
@@ -164,11 +164,19 @@ def test_push_that_never_left_is_undone_when_its_session_ends_not_counted_as_tri
 
 
 class ColdFiles(MemoryFiles):
-    """Nothing is in memory."""
+    """Nothing is in memory. `readable`: it can be read all the same."""
+
+    readable = True
 
     def peek(self, name: str, offset: int, length: int) -> bytes | None:
         """Bytes, which are cold."""
         return None
+
+    def run(self, job: Job) -> object:
+        """Do a job."""
+        if isinstance(job, Load) and not self.readable:
+            raise OSError(5, "Input/output error")
+        return super().run(job)
 
 
 def test_nack_that_makes_a_dead_letter_is_answered_when_the_dead_letter_is_durable() -> None:
@@ -216,3 +224,48 @@ def test_receive_that_waits_takes_nothing_any_more_when_its_client_has_said_good
     bench.ask(c, s.Goodbye())
     bench.enqueue(other, "jobs", b"a")
     assert [item.bodies for item in bench.receive(other, "jobs")] == [[b"a"]]
+
+
+def test_start_on_a_full_disk_takes_any_file_that_is_large_enough() -> None:
+    bench = with_queues()
+    files = bench.files.kill()
+    for name in [name for name in files.names() if name.startswith("journal-")][1:]:
+        files.disk.unlink(name)
+    files.disk.create("journal-000000000077")
+    files.disk.write("journal-000000000077", 0, bytes(64 << 10))
+    files.disk.taken = files.disk.free
+    again = Bench(files)
+    c = again.connect()
+    assert isinstance(again.enqueue(c, "jobs", b"a"), DiskFull)
+    files.disk.taken = 0
+    again.clock.advance(1_000)
+    again.settle()
+    assert isinstance(again.enqueue(c, "jobs", b"a"), q.Confirm)
+
+
+def test_journal_files_of_no_use_are_dropped_at_the_start() -> None:
+    bench = with_queues()
+    files = bench.files.kill()
+    for number in range(70, 80):
+        files.disk.create(f"journal-{number:012d}")
+    again = Bench(files)
+    again.settle()
+    assert not [name for name, size in files.names().items() if not size]
+
+
+def test_confirmed_dead_letter_whose_bytes_could_not_be_read_is_one_after_a_crash_too() -> None:
+    bench = with_queues()
+    bench.enqueue(bench.connect(), "jobs", b"a")
+    files = ColdFiles(bench.files.kill().disk)
+    cold = Bench(files)
+    c = cold.connect()
+    (item,) = cold.receive(c, "jobs")
+    files.readable = False
+    rejected = q.Nack("jobs", q.Outcome.DEAD_LETTER, None, "bad", memoryview(encode_ranges([item.range])))
+    assert cold.call(c, rejected).messages == 1
+    again = Bench(files.crash())
+    c = again.connect()
+    assert again.receive(c, "jobs") == []
+    again.clock.advance(1_000)
+    again.settle()
+    assert [item.bodies for item in again.receive(c, "jobs.dead")] == [[b"a"]]

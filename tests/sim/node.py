@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 RESTART_MS = 50
+MORE_BYTES = 1 << 20
+"""What an operator adds to a disk on which the broker cannot start."""
 STOP_PATIENCE_MS = 5_000
 
 
@@ -89,6 +91,7 @@ class Node:
                 world.met("start without room")
                 self._fall()
                 self.disk.taken = 0
+                self.disk.capacity += MORE_BYTES
                 world.after(RESTART_MS, self.start)
                 return
             else:

@@ -172,7 +172,10 @@ class Engine(Generic[T]):
         unproven = report.unproven
         needed = padded(unproven.header.length) if unproven is not None else 0
         size = max(self.sizes.file_min, needed + 2 * PAGE_BYTES)
-        fresh, job = journal.new_file(size, self._recyclable(report, size))
+        # An unused file that is large enough: a start on a full disk needs no room then.
+        recycle = min((file for file in report.unused if file.size >= size), key=_size, default=None)
+        size, name = (size, None) if recycle is None else (recycle.size, recycle.name)
+        fresh, job = journal.new_file(size, name)
         self._files.run(job)
         journal.use(fresh, report.position, wall)
         if unproven is not None:
@@ -184,8 +187,8 @@ class Engine(Generic[T]):
             fresh.used += needed
             journal.rewritten(needed)
         for unused in report.unused:
-            if unused.name != job.recycle:
-                journal.add_recyclable(unused.name, unused.size)
+            if unused is not recycle and not journal.keep(unused.name, unused.size):
+                self._pending.append(Drop(unused.name))
 
     def _prove_checkpoint(self, report: recovery.Report) -> None:
         """The page cache may show a header that was written by a life killed before it was synced: it is
@@ -202,19 +205,22 @@ class Engine(Generic[T]):
             if number is not None and number < self.node.segment_next and number not in self.node.segments:
                 self._pending.append(Drop(name))
 
-    def _recyclable(self, report: recovery.Report, size: int) -> str | None:
-        """An unused file of that size, so that a start needs no room on a full disk."""
-        return next((file.name for file in report.unused if file.size == size), None)
-
     def flush(self, wall: int) -> None:
         """Write everything gathered, here and now. For the start, before anybody is served."""
         while not self.journal.idle:
             for job in self.journal.jobs(wall):
-                self._files.run(job)
                 if isinstance(job, Write):
+                    self._files.run(job)
                     self.journal.wrote()
                 elif isinstance(job, Prepare):
-                    self.journal.prepared(job, ok=True)
+                    self._done_prepare((job, self._tried(job)))
+
+    def _tried(self, job: Prepare) -> object:
+        """Its result: a start that found room for its own file goes on without the ones ahead."""
+        try:
+            return self._files.run(job)
+        except OSError as error:
+            return error
 
     # ---- Appending
 
@@ -445,6 +451,10 @@ class Engine(Generic[T]):
     def close(self) -> None:
         """Give up the directory."""
         self._files.close()
+
+
+def _size(file: recovery.OldFile) -> int:
+    return file.size
 
 
 def _names_read(job: Job) -> list[str]:

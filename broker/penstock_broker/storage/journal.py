@@ -176,9 +176,12 @@ class Journal(Generic[T]):
         self._sequence += 1
         self.end = self.durable = self.end + size
 
-    def add_recyclable(self, name: str, size: int) -> None:
-        """A file of an earlier life that holds nothing needed."""
+    def keep(self, name: str, size: int) -> bool:
+        """Keep a file that holds nothing needed, to be recycled; False if no more of that size are wanted."""
+        if size != self.file_size or len(self._recyclable) >= RECYCLABLE_MAX:
+            return False
         self._recyclable.append((name, size))
+        return True
 
     # ---- Appending
 
@@ -359,10 +362,7 @@ class Journal(Generic[T]):
         """Take a file out of the journal: keep it for recycling, or a job to drop it."""
         at = self.files.index(file)
         del self.files[at], self._starts[at]
-        if file.size == self.file_size and len(self._recyclable) < RECYCLABLE_MAX:
-            self._recyclable.append((file.name, file.size))
-            return None
-        return Drop(file.name)
+        return None if self.keep(file.name, file.size) else Drop(file.name)
 
     @property
     def idle(self) -> bool:

@@ -63,7 +63,7 @@ class Saver:
         self._writing: Slot | None = None
         self.failed = False
         """The last attempt failed: copy nothing from a slot, and try again when asked."""
-        self.bytes = 0
+        self.bytes = sum(row.length for row in slots[0].rows.values()) if slots else 0
         """Size of the newest checkpoint."""
 
     @property
