@@ -109,9 +109,14 @@ async def test_receive_cancelled_while_a_message_arrives_forgets_it_not(jobs: Qu
         filling = asyncio.ensure_future(books.fill())
         try:
             return await receiving
-        finally:
+        except asyncio.CancelledError:
             receiving.cancel()
-            await asyncio.wait([receiving, filling])
+            await asyncio.wait([receiving])
+            if not receiving.cancelled():  # it had them already: its caller was cancelled, not the call
+                await receiving.result().release()
+            raise
+        finally:
+            await asyncio.wait([filling])
 
     async for ended in cancelled_at_every_turn(receive_and_enqueue):
         if not ended.cancelled():
