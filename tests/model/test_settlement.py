@@ -170,9 +170,10 @@ class Settlement(RuleBasedStateMachine):
                 self.model.messages[offset].token = item.range.token
 
     def choose(self, data: st.DataObject) -> Range:
-        """Part of a lease: mostly a young one, often one that is over."""
-        age = data.draw(st.integers(1, min(8, len(self.held))), "age")
-        held = self.held[-age]
+        """Part of a lease: mostly one that is alive, sometimes one that is over."""
+        alive = [held for held in self.held if self.model.leased(held)]
+        late = not alive or data.draw(st.integers(0, 4), "late") == 0
+        held = data.draw(st.sampled_from(self.held[-8:] if late else alive), "held")
         low = data.draw(st.integers(0, held.messages - 1), "low")
         high = data.draw(st.integers(low + 1, held.messages), "high")
         return held._replace(first=held.first + low, messages=high - low)
