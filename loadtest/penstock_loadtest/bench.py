@@ -15,12 +15,15 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from queue import Empty
 from typing import Any, NamedTuple
 
 import penstock
 from penstock_loadtest.broker import Broker, Usage
 
 NAME = "bench"
+READY = "ready"
+READY_SECONDS_MAX = 60.0
 PIPELINE = 16
 """Calls of one client process in flight."""
 RECEIVERS = 4
@@ -107,6 +110,7 @@ def client_process(work: Work, url: str, arguments: tuple[int, int, int], go: An
 
     async def run() -> None:
         async with penstock.connect(url, timeout=120.0) as client:
+            times.put(READY)
             await asyncio.to_thread(go.wait)
             began = time.monotonic()
             await work(client, *arguments)
@@ -146,7 +150,10 @@ def measure(broker: Broker, messages: int, size: int, per_call: int, *works: Wor
     ]
     for process in processes:
         process.start()
-    time.sleep(1.5)  # noqa: TID251 - the processes import and connect; nothing depends on it but the clock
+    try:
+        assert [times.get(timeout=READY_SECONDS_MAX) for _ in processes] == [READY] * len(processes)
+    except Empty:
+        sys.exit("a client process did not come as far as its connection")
     before = broker.usage()
     go.set()
     for process in processes:
