@@ -23,6 +23,9 @@ SETTINGS = CoreSettings(
 )
 
 
+PATIENCE_SECONDS = 10
+
+
 class Got(NamedTuple):
     """One slice of a delivery with its bodies."""
 
@@ -95,8 +98,11 @@ class Bench:
     def settle(self) -> None:
         """Turns and jobs until neither brings anything more; where only time brings it, time passes."""
         self.turn()
+        seconds_left = PATIENCE_SECONDS
         while self.jobs or not self.core.engine.journal.idle:
             if not self.jobs:
+                assert seconds_left, "the journal cannot go on"
+                seconds_left -= 1
                 self.clock.advance(1_000)
             self.run_jobs()
             self.turn()

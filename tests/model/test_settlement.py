@@ -210,6 +210,20 @@ class Settlement(RuleBasedStateMachine):
         for offset in self.settle(self.choose(data), q.Nack("jobs", q.Outcome.RELEASE, None, None, b"")):
             self.model.release(offset)
 
+    @precondition(lambda self: self.model.of("ready"))
+    @rule(times=st.integers(1, 5), outcome=st.sampled_from([q.Outcome.RETRY, q.Outcome.RELEASE]))
+    def take_and_give_back_at_once(self, times: int, outcome: q.Outcome) -> None:
+        for _ in range(times):
+            before = len(self.held)
+            self.receive(3, 20_000)
+            for held in self.held[before:]:
+                for offset in self.settle(held, q.Nack("jobs", outcome, 0, None, b"")):
+                    if outcome is q.Outcome.RETRY:
+                        self.model.fail(offset, 0)
+                    else:
+                        self.model.release(offset)
+            self.model.pass_time()
+
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def dead_letter(self, data: st.DataObject) -> None:

@@ -1,5 +1,7 @@
 """What the simulator found, each as the shortest run that shows it."""
 
+import pytest
+from tests.fakes.disk import Disk
 from tests.fakes.memory_files import MemoryFiles
 from tests.model.bench import Bench, batch, got
 
@@ -269,3 +271,19 @@ def test_confirmed_dead_letter_whose_bytes_could_not_be_read_is_one_after_a_cras
     again.clock.advance(1_000)
     again.settle()
     assert [item.bodies for item in again.receive(c, "jobs.dead")] == [[b"a"]]
+
+
+@pytest.mark.parametrize("taken", [0, 100_000, 200_000, 300_000])
+def test_publishers_that_fill_the_disk_within_a_second_leave_room_for_settles(taken: int) -> None:
+    files = MemoryFiles(Disk(capacity=1 << 20))
+    bench = Bench(files)
+    c = bench.connect()
+    bench.call(c, q.CreateQueue("jobs", NO_LIMITS, "check"))
+    for _ in range(2_000):
+        bench.ask(c, q.Enqueue("jobs", batch(b"x" * 3_000)))
+        bench.turn()
+        bench.run_jobs()
+        files.disk.taken = taken  # by somebody else, all at once
+    assert any(isinstance(reply, DiskFull) for reply in bench.replies.values())
+    for item in bench.receive(c, "jobs", 50):
+        assert bench.ack(c, "jobs", item.range).messages == item.stamps.messages

@@ -137,6 +137,8 @@ class Engine(Generic[T]):
         self.space = Space(0, 0)
         self._space_at = 0
         self.disk_full = False
+        self._look_from = 0
+        """Journal position from which on publishes may have taken what was free at the last look."""
         self._dropping: list[tuple[int, str]] = []
         self._archive_failed = False
         self.disk_written = 0
@@ -242,10 +244,15 @@ class Engine(Generic[T]):
         return reserved.places[-1].position
 
     def _admit(self) -> None:
-        if self.disk_full:
+        journal = self.journal
+        if journal.end > self._look_from:
+            self._judge_space()
+        if self.disk_full or journal.full:
             raise DiskFull(f"the disk has {self.space.free:,} bytes left", retry_after=1.0)
-        if self.journal.bytes > self.sizes.budget + self.sizes.file_max:
+        if journal.bytes + journal.gathered > self.sizes.budget + self.sizes.file_max:
             raise Busy("the journal is over its budget until the archiver has moved on", retry_after=0.05)
+        if journal.room < 0:
+            raise Busy("the next journal files are being prepared", retry_after=0.01)
 
     def wait(self, position: int, waiter: T) -> None:
         """Put `waiter` into `journal.released` once everything below `position` is durable."""
@@ -434,7 +441,6 @@ class Engine(Generic[T]):
         """Look after the disk's room, and try again what failed for want of it; when to look again (ms)."""
         if mono >= self._space_at:
             self._space_at = mono + SPACE_EVERY_MS
-            self.space = self._files.space()
             self._judge_space()
             self.journal.full = self._archive_failed = False
             if self._saver.failed:
@@ -444,9 +450,13 @@ class Engine(Generic[T]):
         return self._space_at
 
     def _judge_space(self) -> None:
+        """A byte published takes one of what is free, and one of what is kept to move it later."""
         journal = self.journal
+        self.space = self._files.space()
         reserve = journal.bytes + 2 * self._saver.bytes + 2 * journal.file_size
-        self.disk_full = self.space.free + journal.spare_bytes < reserve
+        left = self.space.free + journal.spare_bytes - reserve
+        self.disk_full = left < 0
+        self._look_from = journal.end + max(left, 0) // 2
 
     def close(self) -> None:
         """Give up the directory."""

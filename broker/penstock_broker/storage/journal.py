@@ -375,6 +375,22 @@ class Journal(Generic[T]):
         return sum(file.size - PAGE_BYTES for file in self._spares)
 
     @property
+    def gathered(self) -> int:
+        """Bytes that wait to be handed to the disk."""
+        if not self._blocks:
+            return 0
+        begun = self._blocks[0].end if self._in_flight is not None else self._blocks[0].start
+        return max(0, self.end - begun)
+
+    @property
+    def room(self) -> int:
+        """Bytes that publishes may still gather: what goes into the file in use and those ahead, but for a
+        small file's worth that is kept for what frees space."""
+        file = self.files[-1]
+        ahead = sum(other.size - PAGE_BYTES for other in self._preparing.values())
+        return file.size - file.used + self.spare_bytes + ahead - self.settings.file_min - self.gathered
+
+    @property
     def bytes(self) -> int:
         """Bytes of all files with blocks."""
         return sum(file.size for file in self.files)
