@@ -38,7 +38,7 @@ class Shutdown:
             return
         self.begun = True
         core = self._core
-        core.deliveries.stopped = core.engine.quiet = True
+        core.deliveries.stopped = core.engine.archiver.quiet = True
         parts = [
             Part(queue.uuid, Kind.HANDED_OUT, queue.states.cursor)
             for queue in core.registry.queues.values()

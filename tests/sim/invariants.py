@@ -117,6 +117,6 @@ def files_are_known(core: Core, names: Collection[str], busy: Collection[str]) -
     journal: Any = engine.journal
     files = [*journal.files, *journal._spares, *journal._preparing.values()]
     segments = {segment_name(number) for number in engine.node.segments}
-    unused = {name for name, _ in journal._recyclable} | {name for _, name in engine._dropping}
+    unused = {name for name, _ in journal._recyclable} | {name for _, name in engine.archiver._dropping}
     stray = set(names) - {file.name for file in files} - segments - unused - set(SLOTS) - set(busy)
     assert not stray, f"nobody knows {sorted(stray)}"

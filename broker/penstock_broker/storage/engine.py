@@ -13,9 +13,10 @@ from random import Random
 from typing import Generic, Protocol, TypeVar
 
 from penstock_broker.storage import archive, recovery
+from penstock_broker.storage.archiver import Archiver
 from penstock_broker.storage.blocks import encode_block_header, padded
 from penstock_broker.storage.checkpoint import Chosen
-from penstock_broker.storage.entries import NOTHING, At, Body, Kind, Part
+from penstock_broker.storage.entries import NOTHING, At, Body, Part
 from penstock_broker.storage.files import (
     PAGE_BYTES,
     Copy,
@@ -32,13 +33,12 @@ from penstock_broker.storage.files import (
     Write,
 )
 from penstock_broker.storage.journal import Journal, JournalFile, JournalSettings
-from penstock_broker.storage.node import NODE, Node
+from penstock_broker.storage.node import Node
 from penstock_broker.storage.reads import Reads
 from penstock_broker.storage.saver import Machine, Saver
-from penstock_broker.storage.segment import segment_name, segment_number
+from penstock_broker.storage.segment import segment_number
 from penstock_protocol.errors import Busy, DiskFull
 
-ARCHIVE_AGE_MS = 60_000
 SPACE_EVERY_MS = 1_000
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM)
 """A file that cannot be made for such a reason will not be made in a second either."""
@@ -125,25 +125,12 @@ class Engine(Generic[T]):
         """Jobs under way by identity, with what takes their result."""
         self._reading: Counter[str] = Counter()
         self._pending: list[Job] = []
-        self._run: tuple[int, archive.Run] | None = None
-        """A planned archive run, and the position that must be durable before its file is written."""
-        self._archiving = False
-        self._free_mark: int | None = None
-        """What must be durable before the oldest journal file goes, once nothing in it is alive."""
-        self._look = True
-        """Something changed that may let the archiver or the freeing go on. They look at every log, so
-        they do it when a file was begun or freed, a checkpoint or a run is done, and once a second."""
-        self._newest: JournalFile | None = None
         self.space = Space(0, 0)
         self._space_at = 0
         self.disk_full = False
         self._look_from = 0
         """Journal position from which on publishes may have taken what was free at the last look."""
-        self._dropping: list[tuple[int, str]] = []
-        self._archive_failed = False
         self.disk_written = 0
-        self.quiet = False
-        """Nothing is appended of the engine's own accord any more: the node stops."""
 
     # ---- Opening
 
@@ -156,6 +143,7 @@ class Engine(Generic[T]):
         self.journal: Journal[T] = Journal(self.sizes, self._random, report.boot + 1)
         self.reads = Reads(self._files, self.journal)
         self._saver = Saver(self._machines, report.slots, self.sizes.budget, report.entries)
+        self.archiver: Archiver[T] = Archiver(self, self._machines, self.node, self._use)
         self._open_journal(report, max(wall, report.time))
         self._prove_checkpoint(report)
         self._drop_leftovers()
@@ -264,24 +252,14 @@ class Engine(Generic[T]):
         """What is to be done now."""
         jobs, self._pending = self._pending, []
         self._checkpoint(jobs)
-        if self._run is not None:
-            self._start_archive(self._run, jobs)
-        if self._free_mark is not None:
-            self._free(jobs)
-        if self._look or self._newest is not self.journal.files[-1]:
-            self._look = False
-            self._newest = self.journal.files[-1]
-            self._archive(wall)
-            self._free(jobs)
-        if self._dropping:
-            self._drop(jobs)
+        self.archiver.step(wall, jobs)
         for job in self.journal.jobs(wall):  # last: what was appended above goes with this write
-            self._start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
+            self.start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
         return jobs
 
     def load(self, extent_job: Load, then: Callable[[object], None]) -> None:
         """Run a Load and hand its result (bytes, or the exception) to `then`."""
-        self._start(extent_job, then, self._pending)
+        self.start(extent_job, then, self._pending)
 
     def done(self, job: Job, result: object) -> None:
         """The result of a job. Raises `StorageFailed` when the broker must stop."""
@@ -293,7 +271,8 @@ class Engine(Generic[T]):
         if found is not None:
             found[1](result if not isinstance(job, Prepare) else (job, result))
 
-    def _start(self, job: Job, then: Callable[[object], None], jobs: list[Job]) -> None:
+    def start(self, job: Job, then: Callable[[object], None], jobs: list[Job]) -> None:
+        """Put a job into `jobs`; `then` takes its result."""
         self._running[id(job)] = (job, then)
         self._reading.update(_names_read(job))
         jobs.append(job)
@@ -316,6 +295,14 @@ class Engine(Generic[T]):
         if isinstance(outcome, StorageError) or getattr(outcome, "errno", None) in GONE:
             raise StorageFailed(f"the data directory cannot be written to: {outcome}") from outcome
 
+    def is_read(self, name: str) -> bool:
+        """A job reads that file."""
+        return bool(self._reading[name])
+
+    def unmap(self, name: str) -> bool:
+        """Close the map of a file; False while any view of it is alive."""
+        return self._files.unmap(name)
+
     # ---- Checkpoints
 
     def _checkpoint(self, jobs: list[Job]) -> None:
@@ -325,11 +312,11 @@ class Engine(Generic[T]):
             self._saver.request()  # files count, not what is in them: every start takes one
         copy = self._saver.step(self.journal.end, self.journal.durable, self.journal.entries_total)
         if copy is not None:
-            self._start(copy, self._done_checkpoint, jobs)
+            self.start(copy, self._done_checkpoint, jobs)
 
     def _done_checkpoint(self, result: object) -> None:
         self._saver.written(result)
-        self._look = True
+        self.archiver.look = True
         if isinstance(result, int):
             self.disk_written += result
 
@@ -343,6 +330,11 @@ class Engine(Generic[T]):
         return self._saver.encoding
 
     @property
+    def covered(self) -> int:
+        """Journal position that both checkpoints have behind them."""
+        return self._saver.covered
+
+    @property
     def checkpointing(self) -> bool:
         """A checkpoint was asked for or is under way."""
         return self._saver.busy
@@ -352,89 +344,6 @@ class Engine(Generic[T]):
         """The last attempt failed; the one before it still holds."""
         return self._saver.failed
 
-    # ---- Archiving and freeing
-
-    def _start_archive(self, planned: tuple[int, archive.Run], jobs: list[Job]) -> None:
-        """Write the planned segment, once it is durable that it was begun."""
-        position, run = planned
-        if self.journal.durable >= position and run.copy is not None:
-            self._run = None
-            self._start(run.copy, lambda result: self._done_archive(run, result), jobs)
-
-    def _archive(self, wall: int) -> None:
-        """Plan to move what is alive out of the oldest journal file, if that is due."""
-        journal = self.journal
-        if self.quiet or self._archiving or self._archive_failed or len(journal.files) < 2:
-            return
-        aged = wall - journal.files[1].since > ARCHIVE_AGE_MS
-        if not aged and journal.bytes <= self.sizes.budget // 2:
-            return
-        below = journal.files[1].start
-        if self._oldest_young() >= below:
-            return
-        run = archive.plan(self._machines.owners(), journal, below, self.node.segment_next)
-        if run.copy is None:
-            self.append(run.parts, wall=wall)
-            self._look = True
-            return
-        self._archiving = True
-        self._run = (self.append([Part(NODE, Kind.SEGMENT, self.node.segment_next)], wall=wall), run)
-
-    def _done_archive(self, run: archive.Run, result: object) -> None:
-        self._archiving = False
-        if isinstance(result, BaseException):
-            # Its leftover is dropped, and the run planned again, with the next tick.
-            self._archive_failed = True
-            return
-        self._look = True
-        assert isinstance(result, int)
-        self.disk_written += result
-        parts = [part for part in run.parts if self._machines.get(part.target) is not None]
-        if parts and not self.quiet:
-            self.append(parts, wall=self.journal.time)
-
-    def _drop_segments(self, wall: int) -> None:
-        """Give up segments that hold nothing alive: DROPPED is durable before the file goes. Where a corrupt
-        machine has its bytes, nobody knows."""
-        if self._archiving or self.quiet or self._machines.corrupt:
-            return
-        dead = [number for number in sorted(self.node.segments) if not self._use[number]]
-        if dead:
-            position = self.append([Part(NODE, Kind.DROPPED, number) for number in dead], wall=wall)
-            self._dropping += [(position, segment_name(number)) for number in dead]
-
-    def _drop(self, jobs: list[Job]) -> None:
-        waiting = []
-        for position, name in self._dropping:
-            if position <= self.journal.durable and not self._reading[name]:
-                jobs.append(Drop(name))
-            else:
-                waiting.append((position, name))
-        self._dropping = waiting
-
-    def _oldest_young(self) -> int:
-        positions = (owner.log.young_position for owner in self._machines.owners())
-        return min((position for position in positions if position is not None), default=self.journal.end)
-
-    def _free(self, jobs: list[Job]) -> None:
-        """Free the oldest journal file when all five conditions hold."""
-        journal = self.journal
-        while len(journal.files) > 1:
-            file, end = journal.files[0], journal.files[1].start
-            if self._saver.covered < end or self._reading[file.name]:
-                return
-            if self._free_mark is None:
-                if self._oldest_young() < end:
-                    return
-                self._free_mark = journal.end
-            if journal.durable < self._free_mark or not self._files.unmap(file.name):
-                return
-            self._free_mark = None
-            self._look = True
-            drop = journal.retire(file)
-            if drop is not None:
-                jobs.append(drop)
-
     # ---- Time
 
     def tick(self, mono: int, wall: int) -> int:
@@ -442,11 +351,10 @@ class Engine(Generic[T]):
         if mono >= self._space_at:
             self._space_at = mono + SPACE_EVERY_MS
             self._judge_space()
-            self.journal.full = self._archive_failed = False
+            self.journal.full = False
             if self._saver.failed:
                 self._saver.request()
-            self._drop_segments(wall)
-            self._look = True
+            self.archiver.tick(wall)
         return self._space_at
 
     def _judge_space(self) -> None:
