@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
-from penstock_broker.storage.files import PAGE_BYTES, Copy, Extent, Files, Step, StorageError
+from penstock_broker.storage.files import PAGE_BYTES, Copy, Extent, Readable, Step, StorageError
 from penstock_protocol.checksum import Buffer, crc32
 
 HEADER = Struct("<4sHHQQQQIII")
@@ -113,7 +113,7 @@ def write(name: str, generation: int, snapshots: Sequence[Snapshot]) -> tuple[Co
     return Copy(name, steps), Slot(name, generation, oldest, newest, rows)
 
 
-def read(files: Files, name: str) -> Slot | None:
+def read(files: Readable, name: str) -> Slot | None:
     """The checkpoint in slot `name`; None if there is none or it is damaged. `StorageError` if newer."""
     page = files.read(name, 0, HEADER_BYTES)
     if len(page) < HEADER_BYTES or page[:4] != MAGIC:
@@ -133,13 +133,13 @@ def read(files: Files, name: str) -> Slot | None:
     return Slot(name, generation, oldest, newest, {row.uuid: row for row in rows})
 
 
-def load(files: Files, slot: Slot, row: Row) -> bytes | None:
+def load(files: Readable, slot: Slot, row: Row) -> bytes | None:
     """One snapshot; None if it fails its checksum."""
     data = files.read(slot.name, row.at, row.length)
     return data if len(data) == row.length and crc32(data) == row.crc else None
 
 
-def read_all(files: Files) -> list[Slot]:
+def read_all(files: Readable) -> list[Slot]:
     """Whole checkpoints, newest first."""
     names = files.names()
     slots = [slot for name in SLOTS if name in names and (slot := read(files, name)) is not None]
@@ -153,7 +153,7 @@ class Chosen(NamedTuple):
     data: bytes | None
 
 
-def choose(files: Files, slots: Sequence[Slot]) -> Iterator[tuple[int, Chosen | None]]:
+def choose(files: Readable, slots: Sequence[Slot]) -> Iterator[tuple[int, Chosen | None]]:
     """For each machine where to replay from, and its snapshot: the older one where the newest is damaged.
 
     A damaged one that the older checkpoint does not know is of a machine made since: replay alone brings

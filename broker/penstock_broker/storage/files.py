@@ -92,19 +92,23 @@ class Space(NamedTuple):
     total: int
 
 
-class Files(Protocol):
-    """One data directory."""
-
-    def lock(self) -> None:
-        """Take the directory for the life of this object. `StorageError` says who is in the way."""
-        ...
+class Readable(Protocol):
+    """A data directory as recovery and tools see it: nothing is changed through it."""
 
     def names(self) -> dict[str, int]:
         """Every file with its size in bytes."""
         ...
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        """Read now; for recovery and tools, never while serving. Short at the end of the file."""
+        """Read now, never while serving. Short at the end of the file."""
+        ...
+
+
+class Files(Readable, Protocol):
+    """One data directory."""
+
+    def lock(self) -> None:
+        """Take the directory for the life of this object. `StorageError` says who is in the way."""
         ...
 
     def run(self, job: Job) -> object:

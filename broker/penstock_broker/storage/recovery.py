@@ -26,7 +26,7 @@ from penstock_broker.storage.blocks import (
     padded,
 )
 from penstock_broker.storage.entries import At, Part
-from penstock_broker.storage.files import PAGE_BYTES, Files, StorageError
+from penstock_broker.storage.files import PAGE_BYTES, Readable, StorageError
 
 LOOK_BYTES = 256 << 10
 """Read at once when looking for the first block of a file."""
@@ -82,7 +82,7 @@ class Report(NamedTuple):
     entries: int
 
 
-def recover(files: Files, fold: Fold) -> Report:
+def recover(files: Readable, fold: Fold) -> Report:
     """Bring `fold` to the state on the disk. Raises `StorageError` where the disk forbids to serve."""
     slots = checkpoint.read_all(files)
     names = files.names()
@@ -104,14 +104,14 @@ def _is_journal(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def _needs_checkpoint(files: Files, names: dict[str, int]) -> bool:
+def _needs_checkpoint(files: Readable, names: dict[str, int]) -> bool:
     """The journal does not begin at its beginning."""
     looked = [_look(files, name, size) for name, size in names.items() if _is_journal(name)]
     firsts = [file.first.sequence for file in looked if file.first is not None]
     return not firsts or min(firsts) > 0
 
 
-def _look(files: Files, name: str, size: int) -> OldFile:
+def _look(files: Readable, name: str, size: int) -> OldFile:
     """The file's header and its first whole block. A damaged header is no loss while a block repeats what
     it said: the file of a crash in Prepare has no block of its number."""
     number = int(name.removeprefix(PREFIX)) if name.removeprefix(PREFIX).isdigit() else 0
@@ -130,7 +130,7 @@ def _look(files: Files, name: str, size: int) -> OldFile:
 class _Reader:
     """Walks the blocks of all files in order, one block behind what it has seen."""
 
-    def __init__(self, files: Files, found: list[OldFile], start: int) -> None:
+    def __init__(self, files: Readable, found: list[OldFile], start: int) -> None:
         self._files = files
         self._start = start
         self.order: list[OldFile] = []
