@@ -21,6 +21,7 @@ from penstock_broker.storage.files import StorageError
 from penstock_broker.storage.log import Log
 from penstock_broker.storage.node import NODE, Node
 from penstock_broker.topics.partition import Partition
+from penstock_broker.topics.policy import policy_for as topic_policy_for
 from penstock_broker.topics.topic import Topic
 from penstock_protocol.errors import Corrupt, NotFound
 
@@ -115,9 +116,12 @@ class Registry:
             self.queues[item.name] = queue
             self._add(queue)
         elif item.sort == "topic":
-            logs = enumerate(item.logs)
-            partitions = [Partition(uuid, item.name, n, Log(uuid, self.use)) for n, uuid in logs]
-            self.topics[item.name] = Topic(item.uuid, item.name, item.settings, partitions)
+            topic_policy = topic_policy_for(item.settings)
+            partitions = [
+                Partition(uuid, item.name, number, topic_policy, Log(uuid, self.use))
+                for number, uuid in enumerate(item.logs)
+            ]
+            self.topics[item.name] = Topic(item.uuid, item.name, topic_policy, partitions)
             for partition in partitions:
                 self._add(partition)
         else:
@@ -137,7 +141,10 @@ class Registry:
             queue = self.queues[item.name]
             queue.policy = policy_for(item.name, item.settings)
         else:
-            self.topics[item.name] = self.topics[item.name]._replace(settings=item.settings)
+            topic = self.topics[item.name]._replace(policy=topic_policy_for(item.settings))
+            self.topics[item.name] = topic
+            for partition in topic.partitions:
+                partition.policy = topic.policy
 
     def _unmake(self, item: Item) -> None:
         if item.sort == "queue":

@@ -37,6 +37,7 @@ from penstock.values import (
     queue_settings_from_wire,
     seconds_of,
     settings_to_wire,
+    topic_settings_from_wire,
 )
 from penstock_protocol.limits import LISTING_MAX, MIB
 from penstock_protocol.messages.queues import AlterQueue, CreateQueue, DeleteQueue, DescribeQueue, ListQueues
@@ -334,6 +335,6 @@ def _topic(document: dict[str, Any]) -> TopicDescription:
         document["name"],
         UUID(bytes=document["uuid"]),
         document["created"],
-        TopicSettings(partitions=len(partitions)),
+        topic_settings_from_wire(document["settings"]),
         tuple(described(PartitionDescription, each) for each in partitions),
     )

@@ -180,15 +180,20 @@ class QueueSettings(TypedDict, total=False):
 
 
 class TopicSettings(TypedDict, total=False):
-    """Settings of a topic."""
+    """Settings of a topic; those not given keep their value, or the default (in brackets) at creation."""
 
     partitions: int  # [1]; fixed once created
+    retention: Duration | None  # records older than that may go [7 d]
+    retention_bytes: int | None  # of the whole topic: what is more may go, oldest first [None]
+    cleanup: Literal["delete", "compact", "both"]  # compact: the last record of each key stays ["delete"]
+    tombstone_retention: Duration  # how long compaction keeps a tombstone [1 d]
+    durability: str | None  # "fsync", "interval:50ms" or "os"; None is the broker's [None]
 
 
 IfExists: TypeAlias = Literal["check", "alter", "keep"]
 """An existing object: compare the settings passed (`Conflict`), change them, or leave it alone."""
 
-DURATIONS = {"visibility_timeout", "retry_initial", "retry_max"}
+DURATIONS = {"visibility_timeout", "retry_initial", "retry_max", "retention", "tombstone_retention"}
 """Settings that are milliseconds on the wire."""
 
 
@@ -202,15 +207,31 @@ def settings_to_wire(settings: Mapping[str, Any]) -> dict[str, Any]:
                 "retry takes a Backoff", hint="for instance retry=penstock.Backoff(initial=1, max=300)"
             )
         flat |= {f"retry_{each.name}": getattr(retry, each.name) for each in fields(retry)}
-    return {name: ms_of(value) if name in DURATIONS else value for name, value in flat.items()}
+    return {
+        name: ms_of(value) if name in DURATIONS and value is not None else value
+        for name, value in flat.items()
+    }
 
 
 def queue_settings_from_wire(settings: Mapping[str, Any]) -> QueueSettings:
     """The inverse of `settings_to_wire`: what could be passed again. What only a newer client knows is left
     out."""
-    flat = {name: value / 1000 if name in DURATIONS else value for name, value in settings.items()}
+    flat = _in_seconds(settings)
     flat["retry"] = Backoff(**{each.name: flat[f"retry_{each.name}"] for each in fields(Backoff)})
     return cast(QueueSettings, {name: flat[name] for name in QueueSettings.__annotations__ if name in flat})
+
+
+def topic_settings_from_wire(settings: Mapping[str, Any]) -> TopicSettings:
+    """As `queue_settings_from_wire`."""
+    flat = _in_seconds(settings)
+    return cast(TopicSettings, {name: flat[name] for name in TopicSettings.__annotations__ if name in flat})
+
+
+def _in_seconds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value / 1000 if name in DURATIONS and value is not None else value
+        for name, value in settings.items()
+    }
 
 
 # What is described

@@ -10,8 +10,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from penstock_broker.queues.policy import SETTINGS, Policy
-from penstock_broker.topics import topic
+from penstock_broker.queues import policy as queues
+from penstock_broker.topics import policy as topics
 from penstock_protocol import errors, limits, verbs
 from penstock_protocol.messages.session import Failure
 
@@ -35,6 +35,7 @@ def sections() -> Iterator[tuple[str, str]]:
 
 
 SECTIONS = dict(sections())
+SETTINGS = [("Queue settings", queues), ("Topic settings", topics)]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -111,25 +112,27 @@ def test_limits_are_those_of_the_code() -> None:
     }
 
 
-def test_queue_settings_have_the_defaults_of_the_code() -> None:
-    described = {row[0]: row[2] for row in rows(SECTIONS["Queue settings"])}
-    assert described.pop("dead_letter") == "`<name>.dead`"
-    defaults = {field.name: field.default for field in fields(Policy) if field.name != "dead_letter"}
-    assert described.keys() == defaults.keys() == SETTINGS.keys() - {"dead_letter"}
+@pytest.mark.parametrize(("heading", "module"), SETTINGS)
+def test_settings_have_the_defaults_of_the_code(heading: str, module: Any) -> None:
+    described = {row[0]: row[2] for row in rows(SECTIONS[heading])}
+    defaults = {field.name: field.default for field in fields(module.Policy)}
+    assert described.keys() == defaults.keys() == module.SETTINGS.keys()
     for name, default in defaults.items():
-        assert (
-            described[name] == default
-            if isinstance(default, str)
-            else float(number(described[name])) == default
-        )
+        if name == "dead_letter":
+            assert described[name] == "`<name>.dead`"
+        elif default is None or isinstance(default, str):
+            assert described[name] == (default or "nil")
+        else:
+            assert float(number(described[name])) == default
 
 
-def test_queue_settings_have_the_ranges_of_the_code() -> None:
-    for name, _, _, described in rows(SECTIONS["Queue settings"]):
+@pytest.mark.parametrize(("heading", "module"), SETTINGS)
+def test_settings_have_the_ranges_of_the_code(heading: str, module: Any) -> None:
+    for name, _, _, described in rows(SECTIONS[heading]):
         bounds = re.match(r"([\d,]+) … ([\d,]+)", described)
         if bounds is None:
             continue
-        check, allowed = SETTINGS[name]
+        check, allowed = module.SETTINGS[name]
         low, high = (number(bound) for bound in bounds.groups())
         high = limits.INT_MAX if "2^63" in described else high
         assert check(int(low)), allowed
@@ -137,11 +140,6 @@ def test_queue_settings_have_the_ranges_of_the_code() -> None:
         assert not check(int(low) - 1), allowed
         assert not check(int(high) + 1), allowed
         assert check(None) == ("nil" in described)
-
-
-def test_topic_settings_are_those_of_the_code() -> None:
-    described = {row[0]: number(row[2]) for row in rows(SECTIONS["Topic settings"])}
-    assert described == topic.DEFAULTS
 
 
 def test_links_lead_to_headings() -> None:

@@ -373,16 +373,30 @@ def test_follow_reads_all_partitions_and_stops_after_n(cli: Cli) -> None:
 
 def test_topic_is_listed_described_and_deleted(cli: Cli) -> None:
     [topic] = cli.objects("topic", "create", "t", "--partitions", "2")
-    assert topic["settings"] == {"partitions": 2}
+    assert topic["settings"] == {
+        "partitions": 2,
+        "retention": 7 * 86_400.0,
+        "retention_bytes": None,
+        "cleanup": "delete",
+        "tombstone_retention": 86_400.0,
+        "durability": None,
+    }
     cli("produce", "t", "a", "b", "--partition", "1")
     assert [row.split()[:3] for row in cli("topic", "list").splitlines()] == [
         [b"TOPIC", b"PARTITIONS", b"RECORDS"],
         [b"t", b"2", b"2"],
     ]
-    assert [row.split()[1:5] for row in cli("topic", "describe", "t").splitlines()[1:]] == [
+    partitions, settings = cli("topic", "describe", "t").split(b"\n\n")
+    assert [row.split()[1:5] for row in partitions.splitlines()[1:]] == [
         [b"0", b"0", b"0", b"0"],
         [b"1", b"0", b"2", b"2"],
     ]
+    assert dict(row.split() for row in settings.splitlines()[1:])[b"retention"] == b"7d"
+    [topic] = cli.objects("topic", "alter", "t", "--retention", "none", "--retention-bytes", "8GiB")
+    assert (topic["settings"]["retention"], topic["settings"]["retention_bytes"]) == (None, 8 << 30)
+    code, said = cli.fails("topic", "alter", "t", "--cleanup", "sometimes")
+    assert code == 1
+    assert "delete or compact or both" in said
     code, said = cli.fails("topic", "alter", "t", "--partitions", "3")
     assert code == 1
     assert "create another topic" in said

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from tests.fakes.proxy import Proxy
@@ -268,3 +269,56 @@ async def test_records_and_offsets_survive_kill_9(start_broker: StartBroker) -> 
         for partition in range(2):
             values = [int(record.text) for record in await read_all(topic, partition)]
             assert values == list(range(partition, 100, 2))
+
+
+# ---- Settings
+
+
+async def test_topic_is_created_compared_and_altered_by_its_settings(client: Client) -> None:
+    await client.create_topic("kept", partitions=2, retention=timedelta(days=30), cleanup="both")
+    found = await client.describe_topic("kept")
+    assert found.settings == {
+        "partitions": 2,
+        "retention": 30 * 86_400.0,
+        "retention_bytes": None,
+        "cleanup": "both",
+        "tombstone_retention": 86_400.0,
+        "durability": None,
+    }
+    await client.create_topic("kept", cleanup="both")
+    await client.create_topic("kept", cleanup="delete", if_exists="keep")
+    with pytest.raises(penstock.Conflict, match="cleanup is 'both', not 'delete'"):
+        await client.create_topic("kept", cleanup="delete")
+    await client.create_topic("kept", cleanup="compact", if_exists="alter")
+    altered = await client.alter_topic("kept", retention=None, retention_bytes=1 << 20)
+    settings = altered.settings
+    assert (settings["cleanup"], settings["retention"], settings["retention_bytes"]) == (
+        "compact",
+        None,
+        1 << 20,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"retention_bytes": -1}, "retention_bytes=-1"),
+        ({"cleanup": "sometimes"}, "cleanup='sometimes'"),
+        ({"durability": "maybe"}, "durability='maybe'"),
+        ({"partitions": 0}, "partitions=0"),
+        ({"retenton": 1}, "retenton"),
+    ],
+)
+async def test_setting_that_is_not_allowed_is_named(
+    client: Client, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(penstock.Invalid, match=said):
+        await client.create_topic("never", **settings)
+    with pytest.raises(penstock.NotFound):
+        await client.describe_topic("never")
+
+
+async def test_number_of_partitions_stays_and_nothing_else_changes_with_it(lines: Topic[bytes]) -> None:
+    with pytest.raises(penstock.Invalid, match="create another topic"):
+        await lines.client.alter_topic("lines", partitions=4, retention=None)
+    assert (await lines.client.describe_topic("lines")).settings["retention"] == 7 * 86_400.0

@@ -9,7 +9,7 @@ from penstock_broker.queues.policy import DEAD_SUFFIX, Policy, policy_for
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.storage.entries import Kind, Part
-from penstock_broker.topics import topic as topics
+from penstock_broker.topics.policy import policy_for as topic_policy_for
 from penstock_broker.topics.topic import Topic
 from penstock_protocol import limits
 from penstock_protocol.errors import Conflict, Invalid
@@ -134,35 +134,37 @@ def create_topic(core: "Core", call: "Call", request: t.CreateTopic) -> None:
     """Create a topic, or find it with the settings that were passed."""
     _check_if_exists(request.if_exists)
     check_name(request.name)
-    given = topics.checked(request.settings)
+    policy = topic_policy_for(request.settings)
     existing = core.registry.catalogue.get("topic", request.name)
     if existing is None:
-        settings = {**topics.DEFAULTS, **given}
-        logs = tuple(core.new_uuid() for _ in range(settings["partitions"]))
-        item = Item("topic", request.name, core.new_uuid(), settings, logs)
+        logs = tuple(core.new_uuid() for _ in range(policy.partitions))
+        item = Item("topic", request.name, core.new_uuid(), policy.as_map(), logs)
         core.engine.append([part_for(Kind.CREATE, item)], wall=call.now.wall)
     elif request.if_exists == "alter":
-        _alter_topic(core, request.name, given)
+        _alter_topic(core, request.name, request.settings, call.now)
     elif request.if_exists == "check":
-        _check_same(f"topic {request.name!r}", existing.settings, given)
+        _check_same(f"topic {request.name!r}", existing.settings, request.settings)
     _answer_topic(core, call, request.name, created=existing is None)
 
 
 def alter_topic(core: "Core", call: "Call", request: t.AlterTopic) -> None:
-    """Change settings of a topic."""
-    core.registry.topic(request.name)
-    _alter_topic(core, request.name, topics.checked(request.settings))
+    """Change settings of a topic; they count from now on."""
+    _alter_topic(core, request.name, request.settings, call.now)
     _answer_topic(core, call, request.name)
 
 
-def _alter_topic(core: "Core", name: str, settings: Mapping[str, Any]) -> None:
+def _alter_topic(core: "Core", name: str, settings: Mapping[str, Any], now: "Now") -> None:
     topic = core.registry.topic(name)
-    wanted = settings.get("partitions", len(topic.partitions))
-    if wanted != len(topic.partitions):
+    policy = topic_policy_for(settings, topic.policy)
+    if policy.partitions != topic.policy.partitions:
         raise Invalid(
             f"the number of partitions of {name!r} cannot be changed in this release",
-            hint=f"it is {len(topic.partitions)}; create another topic to have {wanted}",
+            hint=f"it is {topic.policy.partitions}; create another topic to have {policy.partitions}",
         )
+    if policy != topic.policy:
+        logs = tuple(partition.uuid for partition in topic.partitions)
+        item = Item("topic", name, topic.uuid, policy.as_map(), logs)
+        core.engine.append([part_for(Kind.ALTER, item)], wall=now.wall)
 
 
 def delete_topic(core: "Core", call: "Call", request: t.DeleteTopic) -> None:
@@ -216,6 +218,6 @@ def _topic(topic: Topic, *, created: bool = False) -> dict[str, Any]:
         "name": topic.name,
         "uuid": topic.uuid,
         "created": created,
-        "settings": topic.settings,
+        "settings": topic.policy.as_map(),
         "partitions": partitions,
     }

@@ -4,11 +4,12 @@ One table. What a client sends is a map of names to wire values (times in ms, si
 unlimited); a queue holds a `Policy` with every value filled in.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from random import Random
 from typing import Any
 
+from penstock_broker.checks import Check, checked, choice, integer, number, or_none
 from penstock_protocol.errors import Invalid
 from penstock_protocol.limits import DELAY_MS_MAX, INT_MAX, NAME_CHARACTERS_MAX, VISIBILITY_MS_MAX
 
@@ -16,43 +17,24 @@ GIB = 1 << 30
 DEAD_SUFFIX = ".dead"
 
 
-def _integer(low: int, high: int, *, unlimited: bool = False) -> tuple[Callable[[Any], bool], str]:
-    text = f"an integer from {low:,} to {high:,}" + (" or None" if unlimited else "")
-    return lambda value: (unlimited and value is None) or (type(value) is int and low <= value <= high), text
-
-
-def _number(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
-    return (
-        lambda value: type(value) in (int, float) and low <= value <= high,
-        f"a number from {low} to {high}",
-    )
-
-
-def _choice(*names: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value in names, " or ".join(names)
-
-
-def _name() -> tuple[Callable[[Any], bool], str]:
+def _name() -> Check:
     limit = NAME_CHARACTERS_MAX + len(DEAD_SUFFIX)
-    return (
-        lambda value: value is None or (type(value) is str and 0 < len(value) <= limit),
-        "a queue name or None",
-    )
+    return Check(lambda value: type(value) is str and 0 < len(value) <= limit, "a queue name")
 
 
-SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "visibility_timeout": _integer(1, VISIBILITY_MS_MAX),  # SQS: 12 h
-    "max_attempts": _integer(1, 1_000, unlimited=True),  # SQS: maxReceiveCount 1 … 1,000
-    "max_deliveries": _integer(1, 100_000, unlimited=True),
-    "dead_letter": _name(),
-    "retry_initial": _integer(0, DELAY_MS_MAX),
-    "retry_factor": _number(1, 100),
-    "retry_max": _integer(0, DELAY_MS_MAX),
-    "retry_jitter": _number(0, 1),
-    "max_messages": _integer(0, INT_MAX, unlimited=True),
-    "max_bytes": _integer(0, INT_MAX, unlimited=True),
-    "max_in_flight": _integer(1, 1_000_000),
-    "overflow": _choice("reject"),
+SETTINGS: dict[str, Check] = {
+    "visibility_timeout": integer(1, VISIBILITY_MS_MAX),  # SQS: 12 h
+    "max_attempts": or_none(integer(1, 1_000)),  # SQS: maxReceiveCount 1 … 1,000
+    "max_deliveries": or_none(integer(1, 100_000)),
+    "dead_letter": or_none(_name()),
+    "retry_initial": integer(0, DELAY_MS_MAX),
+    "retry_factor": number(1, 100),
+    "retry_max": integer(0, DELAY_MS_MAX),
+    "retry_jitter": number(0, 1),
+    "max_messages": or_none(integer(0, INT_MAX)),
+    "max_bytes": or_none(integer(0, INT_MAX)),
+    "max_in_flight": integer(1, 1_000_000),
+    "overflow": choice("reject"),
 }
 
 
@@ -83,25 +65,13 @@ class Policy:
         return asdict(self)
 
 
-def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, if each is known and in its range. Raises `Invalid` naming setting, value and range."""
-    for name, value in settings.items():
-        known = SETTINGS.get(name)
-        if known is None:
-            raise Invalid(f"a queue has no setting {name!r}", hint=f"known: {', '.join(sorted(SETTINGS))}")
-        check, allowed = known
-        if not check(value):
-            raise Invalid(f"{name}={value!r} is not allowed", hint=f"allowed: {allowed}")
-    return dict(settings)
-
-
 def policy_for(name: str, settings: Mapping[str, Any], before: Policy | None = None) -> Policy:
     """The policy of queue `name` with `settings` over `before` or the defaults.
 
     Without a say, dead letters go to `<name>.dead`, unless the queue has no limit at all. Raises
     `Invalid` for what does not go together.
     """
-    given = checked(settings)
+    given = checked("queue", SETTINGS, settings)
     values = before.as_map() if before is not None else default_settings(name)
     if before is None and given.get("max_attempts", 0) is None and given.get("max_deliveries", 0) is None:
         values["dead_letter"] = None

@@ -7,6 +7,7 @@ from penstock_broker.producers import Outcome, Producers
 from penstock_broker.storage import entries
 from penstock_broker.storage.entries import At, Kind, Part
 from penstock_broker.storage.log import Log
+from penstock_broker.topics.policy import Policy
 from penstock_protocol.errors import OffsetOutOfRange
 
 KIND = 4
@@ -27,10 +28,12 @@ class Partition:
 
     kind = KIND
 
-    def __init__(self, uuid: bytes, topic: str, number: int, log: Log) -> None:
+    def __init__(self, uuid: bytes, topic: str, number: int, policy: Policy, log: Log) -> None:
         self.uuid = uuid
         self.topic = topic
         self.number = number
+        self.policy = policy
+        """Of the topic."""
         self.log = log
         self.changed_at = 0
         self.producers = Producers()

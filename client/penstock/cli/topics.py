@@ -3,13 +3,30 @@
 from dataclasses import asdict
 from typing import Any
 
-from penstock.cli.arguments import COUNT, Setting, about_size, settings_given
+from penstock.cli.arguments import (
+    COUNT,
+    DURATION,
+    NAME,
+    SIZE,
+    Setting,
+    about_size,
+    or_none,
+    settings_given,
+    settings_shown,
+)
 from penstock.cli.command import YES, Call, Command, Usage, confirm, note
 from penstock.cli.queues import IF_EXISTS, PREFIX
 from penstock.cli.records import TOPIC
 from penstock.values import TopicDescription
 
-SETTINGS = (Setting("partitions", COUNT, "how many may be read side by side (1); fixed once created"),)
+SETTINGS = (
+    Setting("partitions", COUNT, "how many may be read side by side (1); fixed once created"),
+    Setting("retention", or_none(DURATION), "records older than that may go (7d)"),
+    Setting("retention_bytes", or_none(SIZE), "of the whole topic; above, the oldest may go (none)"),
+    Setting("cleanup", NAME, "delete, compact (the last record of each key stays) or both (delete)"),
+    Setting("tombstone_retention", DURATION, "how long compaction keeps a tombstone (1d)"),
+    Setting("durability", or_none(NAME), "fsync, interval:50ms or os; none is the broker's (none)"),
+)
 """Every setting of a topic; the options of `create` and `alter` are made of it."""
 
 OPTIONS = tuple(setting.option for setting in SETTINGS)
@@ -43,7 +60,7 @@ async def _create(call: Call) -> None:
 async def _alter(call: Call) -> None:
     settings = settings_given(call.options, SETTINGS)
     if not settings:
-        raise Usage("nothing to change: add a setting, for instance --partitions 4")
+        raise Usage("nothing to change: add a setting, for instance --retention 30d")
     await _changed(call, await call.client.alter_topic(call.options.topic, **settings), "is changed")
 
 
@@ -72,6 +89,8 @@ async def _describe(call: Call) -> None:
         for each in topic.partitions
     ]
     await call.out.rows(("TOPIC", "PARTITION", "START", "END", "RECORDS", "BYTES"), rows)
+    await call.out.write(b"\n")
+    await call.out.rows(("NAME", "VALUE"), settings_shown(topic.settings, SETTINGS))
 
 
 async def _delete(call: Call) -> None:
@@ -88,7 +107,7 @@ async def _delete(call: Call) -> None:
 COMMANDS = (
     Command("topic create", "TOPIC", "Create a topic.", _create, (TOPIC, *OPTIONS, IF_EXISTS)),
     Command("topic list", "", "List topics with their sizes.", _list, (PREFIX,)),
-    Command("topic describe", "TOPIC", "Show the partitions of a topic.", _describe, (TOPIC,)),
+    Command("topic describe", "TOPIC", "Show the partitions and settings of a topic.", _describe, (TOPIC,)),
     Command("topic alter", "TOPIC", "Change settings of a topic.", _alter, (TOPIC, *OPTIONS)),
     Command("topic delete", "TOPIC", "Delete a topic with its records.", _delete, (TOPIC, YES)),
 )

@@ -45,6 +45,15 @@ SETTINGS = {
     "max_in_flight": 100_000,
     "overflow": "reject",
 }
+TOPIC_SETTINGS = {
+    "partitions": 1,
+    "retention": None,
+    "retention_bytes": 1 << 30,
+    "cleanup": "both",
+    "tombstone_retention": 3_600_000,
+    "durability": "interval:50ms",
+    "of_a_newer_broker": 1,
+}
 STATS = {
     "ready": 1,
     "delayed": 2,
@@ -63,7 +72,7 @@ def queue_document(name="jobs", **other):
 
 def topic_document(name="log"):
     partitions = [{"partition": 0, "uuid": LOG.bytes, "start": 1, "end": 9, "bytes": 800}]
-    topic = {"name": name, "uuid": LOG.bytes, "created": False, "settings": {"partitions": 1}}
+    topic = {"name": name, "uuid": LOG.bytes, "created": False, "settings": TOPIC_SETTINGS}
     return Document(pack_document({**topic, "partitions": partitions}))
 
 
@@ -187,12 +196,23 @@ async def test_a_topic_is_created_altered_described_and_deleted(server, client):
     asked, topic = await answered(server, client.create_topic("log", partitions=3), topic_document())
     assert asked == CreateTopic("log", {"partitions": 3}, "check")
     assert topic.name == "log"
-    asked, _ = await answered(server, client.alter_topic("log", partitions=4), topic_document())
-    assert asked == AlterTopic("log", {"partitions": 4})
+    alter = client.alter_topic("log", retention=timedelta(days=1), tombstone_retention=60, cleanup="compact")
+    asked, _ = await answered(server, alter, topic_document())
+    changed = {"retention": 86_400_000, "tombstone_retention": 60_000, "cleanup": "compact"}
+    assert asked == AlterTopic("log", changed)
+    asked, _ = await answered(server, client.alter_topic("log", retention=None), topic_document())
+    assert asked == AlterTopic("log", {"retention": None})
     asked, found = await answered(server, client.describe_topic("log"), topic_document())
     assert asked == DescribeTopic("log")
     assert found.partitions == (penstock.PartitionDescription(0, LOG, 1, 9, 800),)
-    assert found.settings == {"partitions": 1}
+    assert found.settings == {
+        "partitions": 1,
+        "retention": None,
+        "retention_bytes": 1 << 30,
+        "cleanup": "both",
+        "tombstone_retention": 3_600.0,
+        "durability": "interval:50ms",
+    }
     asked, _ = await answered(server, client.delete_topic("log"), Done())
     assert asked == DeleteTopic("log")
 
