@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -20,16 +21,31 @@ broker that is down would otherwise be given the broker's own port one day, and 
 
 
 class Usage(NamedTuple):
-    """CPU seconds so far, and anonymous resident memory in bytes."""
+    """CPU seconds so far, anonymous resident memory in bytes, open file descriptors."""
 
     user: float
     system: float
     rss_anon: int
+    descriptors: int
 
     @property
     def cpu(self) -> float:
         """User and system seconds."""
         return self.user + self.system
+
+
+def usage_of(pids: list[int]) -> Usage:
+    """What some processes have used so far, together (Linux)."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    user = system = anon = descriptors = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        user, system = user + int(fields[11]), system + int(fields[12])
+        status = Path(f"/proc/{pid}/status").read_text()
+        found = re.search(r"RssAnon:\s+(\d+) kB", status)
+        anon += int(found[1]) * 1024 if found else 0
+        descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+    return Usage(user / ticks, system / ticks, anon, descriptors)
 
 
 class Broker:
@@ -41,7 +57,7 @@ class Broker:
 
     def __init__(self, *, directory: str | None = None, settings: tuple[str, ...] = ()) -> None:
         self._own = directory is None
-        self.directory = directory or tempfile.mkdtemp(prefix="penstock-", dir=_roomy())
+        self.directory = directory or tempfile.mkdtemp(prefix="penstock-", dir=roomy())
         self._settings = settings
         self._ports = ("--port", str(free_port()), "--http-port", "0")
         self.process: subprocess.Popen[str] | None = None
@@ -81,14 +97,14 @@ class Broker:
         self.process.terminate()
         return self.process.wait(READY_SECONDS_MAX)
 
-    def usage(self) -> Usage:
-        """What the process has used so far (Linux)."""
+    def pids(self) -> list[int]:
+        """The processes it consists of: one."""
         assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks = os.sysconf("SC_CLK_TCK")
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        anon = next(line for line in status.splitlines() if line.startswith("RssAnon"))
-        return Usage(int(fields[11]) / ticks, int(fields[12]) / ticks, int(anon.split()[1]) * 1024)
+        return [self.process.pid]
+
+    def usage(self) -> Usage:
+        """What the process has used so far."""
+        return usage_of(self.pids())
 
     def __enter__(self) -> "Broker":
         return self.start()
@@ -99,10 +115,15 @@ class Broker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.stop()
-        if self._own:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        try:
+            if self.process is not None and self.process.poll() is None:
+                self.stop()
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        finally:
+            if self._own:
+                shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -118,7 +139,7 @@ def free_port() -> int:
             return port
 
 
-def _roomy() -> str | None:
+def roomy() -> str:
     """Where a data directory belongs: on a disk. /tmp is memory on some machines, there a sync is free."""
     here = Path.cwd() / "bench-results"
     here.mkdir(exist_ok=True)

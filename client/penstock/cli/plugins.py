@@ -12,6 +12,7 @@ GROUP = "penstock.commands"
 PROVIDERS = {
     "serve": ("server", "Run a broker."),
     "config": ("server", "Show the settings a broker would run with."),
+    "loadtest": ("loadtest", "Measure a broker under load, and compare it with others."),
 }
 """Commands of this project that an extra of the distribution brings, and what they do."""
 
