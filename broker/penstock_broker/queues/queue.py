@@ -60,7 +60,9 @@ class Queue:
         """Offset of a DELAYED message → wall ms."""
         self._due_heap: list[tuple[int, int]] = []
         self.damaged: set[int] = set()
-        """Offsets that were set aside because their bytes cannot be read."""
+        """Offsets that wait because their bytes cannot be read."""
+        self._aside: set[int] = set()
+        """Those of them that were ready: a snapshot has them so, for a restart looks again."""
         self.retry_at: int | None = None
         """Mono ms at which dead letters that wait for room are judged again."""
         self._waits: list[tuple[int, int, Waiter]] = []
@@ -103,6 +105,7 @@ class Queue:
             self.states.move(first, messages, Event.SETTLE)
             if self.damaged:
                 self.damaged.difference_update(range(first, first + messages))
+                self._aside.difference_update(range(first, first + messages))
             if self._history:
                 self._forget(first, messages)
             self.counters[Settled(part.flags).name] += messages
@@ -360,6 +363,7 @@ class Queue:
             if self.states.state(offset) in among:
                 self.states.move(offset, 1, Event.PARK)
                 self.damaged.add(offset)
+                self._aside.add(offset)
 
     def wait(self, waiter: Waiter) -> None:
         """Park a RECEIVE until there is something, or its deadline."""
@@ -451,7 +455,7 @@ class Queue:
             if history.failures
         ]
         head = SNAPSHOT.pack(self.suspect_below, len(failed))
-        parts = [head, *failed, self.states.snapshot(), self.producers.snapshot(), self.log.snapshot()]
+        parts = [head, *failed, self.states.snapshot(self._aside), self.producers.snapshot(), self.log.snapshot()]
         return b"".join(parts)
 
     def restore(self, data: memoryview) -> None:

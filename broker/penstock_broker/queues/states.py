@@ -10,7 +10,7 @@ but has a history (see `Queue.exceptions`), so that the search for plain ready m
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum, IntEnum
 from struct import Struct
 
@@ -272,14 +272,21 @@ class States:
 
     # ---- Snapshot
 
-    def snapshot(self) -> bytes:
-        """What a restart needs: leases forgotten, so IN_FLIGHT and SPECIAL become READY."""
+    def snapshot(self, aside: Iterable[int] = ()) -> bytes:
+        """What a restart needs: leases forgotten, so IN_FLIGHT and SPECIAL become READY, and so do the
+        offsets `aside`."""
+        ready: dict[int, list[int]] = {}
+        for offset in aside:
+            ready.setdefault(offset // PAGE, []).append(offset % PAGE)
         pages = []
         for page, held in self._pages.items():
-            if isinstance(held, int):
+            if isinstance(held, int) and page not in ready:
                 pages.append(SNAPSHOT_PAGE.pack(page, _AFTER_RESTART[held]))
-            else:
-                pages.append(SNAPSHOT_PAGE.pack(page, BYTES) + held.translate(_AFTER_RESTART))
+                continue
+            states = bytearray([held]) * PAGE if isinstance(held, int) else held.translate(_AFTER_RESTART)
+            for low in ready.get(page, ()):
+                states[low] = State.READY
+            pages.append(SNAPSHOT_PAGE.pack(page, BYTES) + states)
         settled = self.counts[State.SETTLED].to_bytes(8, "little")
         return SNAPSHOT.pack(self.head, self.cursor, len(pages)) + settled + b"".join(pages)
 
