@@ -1,0 +1,115 @@
+"""Every system call of a script fails once: with EIO, with ENOSPC, behind half of a write; or it stalls.
+
+python -m tests.storage_faults.failing_calls --seed S [--script NAME]
+
+A script runs clean first, which says how many calls it makes; then once for each call and way to fail.
+A broker that ends over it is started again, as its machine lives on, with the caches dropped, and behind a
+power cut: what is there is what may be, nothing that was refused among it, and it takes messages again.
+"""
+
+import argparse
+import errno
+import sys
+from collections.abc import Iterator
+from random import Random
+
+from tests.fakes.disk import Call, Disk
+from tests.storage_faults.crash_states import VIOLATIONS_MAX, Tally, Watched, recovered_twice
+from tests.storage_faults.play import Play
+from tests.storage_faults.scripts import SCRIPTS
+
+from penstock_broker.clock import stopwatch
+from penstock_broker.storage.files import StorageFailed
+
+FAULTS = {"EIO": (errno.EIO, False), "ENOSPC": (errno.ENOSPC, False), "short write": (errno.EIO, True)}
+STALL = "stall"
+KINDS = {"write": (*FAULTS, STALL), "read": ("EIO", STALL)}
+"""How a call may fail, by its kind; others in all ways but a short write."""
+PROBE = "create probe; enqueue probe 2x100; ack probe 1; wait 60"
+
+
+class Failing:
+    """One run of a script of which one call fails."""
+
+    def __init__(self, name: str, seed: int, fault: str, call: int) -> None:
+        self._name = name
+        self._disk = Watched()
+        self.play = Play(self._disk, f"{name} {seed}", calm=fault == STALL)
+        self._random = Random(f"{name} {seed} {fault} {call}")
+        self._stall = call if fault == STALL else None
+        if fault != STALL:
+            self._disk.fail(call, *FAULTS[fault][:1], short=FAULTS[fault][1])
+
+    def run(self) -> None:
+        """The script, as far as it comes, and what is there then. Raises `Violation` and whatever else."""
+        play = self.play
+        try:
+            try:
+                play.begin()
+            except OSError:
+                play.begin()
+            play.life.frozen_at = self._stall
+            play.run(SCRIPTS[self._name])
+        except StorageFailed:
+            play.life.last_words()
+        play.disk.heal()
+        self._judge()
+
+    def _judge(self) -> None:
+        """The machine lives on; it dies; and the broker goes on."""
+        disk = Watched.of(self.play.disk, None)
+        killed = disk.killed()
+        killed.drop_caches()
+        for image in (killed, disk.crashed(self._random), disk.crashed()):
+            recovered_twice(image, self.play)
+        self.play.restart(self.play.disk)
+        self.play.calm = True
+        self.play.run(PROBE)
+        self.play.look()
+
+
+def clean(name: str, seed: int) -> list[Call]:
+    """The calls of the script when none fails."""
+    play = Play(Disk(), f"{name} {seed}")
+    calls = play.disk.calls
+    play.begin()
+    play.run(SCRIPTS[name])
+    return calls
+
+
+def failures(name: str, seed: int) -> Iterator[tuple[str, int]]:
+    """Every way to fail of every call: what fails, and its number."""
+    for number, call in enumerate(clean(name, seed), 1):
+        for fault in KINDS.get(call.kind, ("EIO", "ENOSPC", STALL)):
+            yield fault, number
+
+
+def run_script(name: str, seed: int, tally: Tally) -> None:
+    """One script with every call failing in every way."""
+    for fault, number in failures(name, seed):
+        failing = Failing(name, seed, fault, number)
+        tally.counts[fault] += 1
+        try:
+            failing.run()
+        except Exception as why:
+            where = f"{name} {seed}, {fault} at call {number}, {failing.play.operation}"
+            tally.violations.append(f"{where}: {type(why).__name__}: {why}")
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.storage_faults.failing_calls", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--script", choices=SCRIPTS, metavar="NAME", help="only this one")
+    given = parser.parse_args()
+    tally, began = Tally(), stopwatch()
+    for name in [given.script] if given.script else SCRIPTS:
+        run_script(name, given.seed, tally)
+    print(*(f"{number:9,} {what}" for what, number in tally.counts.items()), sep="\n")
+    print(f"{tally.counts.total():,} runs in {stopwatch() - began:.0f} s, {len(tally.violations)} violations")
+    print(*tally.violations[:VIOLATIONS_MAX], sep="\n")
+    return bool(tally.violations)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
