@@ -212,10 +212,9 @@ class Core:
                 self._leave(answer)
         self._outputs += self.presence.closing
         self.presence.closing.clear()
-        self._outputs += self.engine.jobs(now.wall)
+        self._outputs += self.engine.jobs(now.mono, now.wall)
         full = any(size > BURST_BYTES_MAX and not c.blocked for c, size in self._burst.items())
-        if self.engine.encoding or (full and self._deferred):
-            self._alarms.set(AGAIN_ALARM, now.mono)
+        self._alarms.set(AGAIN_ALARM, now.mono if full and self._deferred else self.engine.wake_at)
         outputs, self._outputs = self._outputs, []
         return outputs
 

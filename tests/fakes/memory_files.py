@@ -24,6 +24,7 @@ from penstock_broker.storage.files import (
     Prepare,
     Space,
     StorageError,
+    Sync,
     Write,
 )
 from penstock_protocol.checksum import Buffer, crc32
@@ -91,6 +92,8 @@ class MemoryFiles:
                 return self._prepare(job)
             case Write():
                 return self._write(job)
+            case Sync():
+                return self._sync(job)
             case Load():
                 return self._load(job)
             case Copy():
@@ -153,6 +156,11 @@ class MemoryFiles:
         end = job.offset + len(data)
         assert end <= len(self.disk.find(job.name).shown), f"{job.name} is written beyond its prepared size"
         yield self.disk.write(job.name, job.offset, data)
+        if job.sync:
+            yield self.disk.sync(job.name)
+        return None
+
+    def _sync(self, job: Sync) -> Steps:
         yield self.disk.sync(job.name)
         return None
 

@@ -111,7 +111,7 @@ class Node:
         names = self.files.names()
         both = all(name in names for name in ("checkpoint-0", "checkpoint-1"))
         met("torn tail cut", when=report.torn is not None)
-        met("unproven block copied", when=report.unproven is not None)
+        met("unproven block copied", when=bool(report.unproven))
         met("checkpoint fallback", when=len(report.slots) == 1 and both)
         met("start from a checkpoint", when=bool(report.slots))
         met("clean start", when=self._clean and bool(report.entries))

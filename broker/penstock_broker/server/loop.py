@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from penstock_broker.clock import Clock, Now, stopwatch
 from penstock_broker.meters import Meters
 from penstock_broker.outputs import Close, Output, Send
-from penstock_broker.storage.files import Job, StorageError, Write
+from penstock_broker.storage.files import Job, StorageError, Sync, Write
 
 if TYPE_CHECKING:
     from penstock_broker.core import Core
@@ -75,7 +75,7 @@ class Turns:
 
     def done(self, job: Job, result: object, seconds: float) -> None:
         """A job ended, with its result or what it raised."""
-        if isinstance(job, Write):
+        if isinstance(job, Sync) or (isinstance(job, Write) and job.sync):
             self._meters.sync_seconds.observe(seconds)
         if isinstance(result, Exception) and not isinstance(result, OSError | StorageError):
             self._stop(result)

@@ -1,4 +1,4 @@
-"""Threads that run jobs: one for the journal's writes, in order, and a few for all other file work.
+"""Threads that run jobs: one for the journal's writes and syncs, in order, and a few for all other file work.
 
 They run `Files.run` and nothing else, that is system calls, which release the interpreter lock; a Python
 loop here would cost the event loop milliseconds. What a job gave or raised goes back to the event loop
@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 from penstock_broker.clock import stopwatch
-from penstock_broker.storage.files import Job, Write
+from penstock_broker.storage.files import Job, Sync, Write
 
 POOL_THREADS = 4
 
@@ -38,8 +38,8 @@ class Workers:
             thread.start()
 
     def submit(self, job: Job) -> None:
-        """Hand a job to its thread. Writes are run one at a time, in the order of these calls."""
-        (self._writes if isinstance(job, Write) else self._others).put(job)
+        """Hand a job to its thread. Writes and syncs are run one at a time, in the order of these calls."""
+        (self._writes if isinstance(job, Write | Sync) else self._others).put(job)
 
     def stop(self) -> None:
         """Run what was submitted to its end, and end the threads."""

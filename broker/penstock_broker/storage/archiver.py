@@ -194,6 +194,7 @@ class Archiver(Generic[T]):
                 if self._oldest_young() < end:
                     return
                 self._free_mark = journal.end
+                journal.demand(self._free_mark)
             if journal.durable < self._free_mark or not self._host.unmap(file.name):
                 return
             self._free_mark = None

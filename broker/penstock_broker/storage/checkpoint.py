@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
-from penstock_broker.storage.files import PAGE_BYTES, Copy, Extent, Readable, Step, StorageError
+from penstock_broker.storage.files import PAGE_BYTES, UNREADABLE, Copy, Extent, Readable, Step, StorageError
 from penstock_protocol.checksum import Buffer, crc32
 
 HEADER = Struct("<4sHHQQQQIII")
@@ -114,8 +114,9 @@ def write(name: str, generation: int, snapshots: Sequence[Snapshot]) -> tuple[Co
 
 
 def read(files: Readable, name: str) -> Slot | None:
-    """The checkpoint in slot `name`; None if there is none or it is damaged. `StorageError` if newer."""
-    page = files.read(name, 0, HEADER_BYTES)
+    """The checkpoint in slot `name`; None if there is none, or it is damaged or unreadable. `StorageError` if
+    newer."""
+    page = _read(files, name, 0, HEADER_BYTES)
     if len(page) < HEADER_BYTES or page[:4] != MAGIC:
         return None
     _, version, _, generation, oldest, newest, at, length, crc, _ = HEADER.unpack_from(page)
@@ -126,7 +127,7 @@ def read(files: Readable, name: str) -> Slot | None:
             f"the checkpoint has format {version}, this broker knows {VERSION}: "
             "use the release that wrote it, or a newer one"
         )
-    directory = files.read(name, at, length)
+    directory = _read(files, name, at, length)
     if len(directory) != length or length % ROW_BYTES or crc32(directory) != crc:
         return None
     rows = [Row._make(fields) for fields in ROW.iter_unpack(directory)]
@@ -134,9 +135,19 @@ def read(files: Readable, name: str) -> Slot | None:
 
 
 def load(files: Readable, slot: Slot, row: Row) -> bytes | None:
-    """One snapshot; None if it fails its checksum."""
-    data = files.read(slot.name, row.at, row.length)
+    """One snapshot; None if it fails its checksum or cannot be read."""
+    data = _read(files, slot.name, row.at, row.length)
     return data if len(data) == row.length and crc32(data) == row.crc else None
+
+
+def _read(files: Readable, name: str, at: int, length: int) -> bytes:
+    """Bytes of a slot; none if the disk cannot read them."""
+    try:
+        return files.read(name, at, length)
+    except OSError as error:
+        if error.errno in UNREADABLE:
+            return b""
+        raise
 
 
 def read_all(files: Readable) -> list[Slot]:

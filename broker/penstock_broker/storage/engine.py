@@ -14,8 +14,9 @@ from typing import Generic, Protocol, TypeVar
 
 from penstock_broker.storage import archive, recovery
 from penstock_broker.storage.archiver import Archiver
-from penstock_broker.storage.blocks import encode_block_header, padded
-from penstock_broker.storage.checkpoint import Chosen
+from penstock_broker.storage.blocks import BLOCK_HEADER_BYTES, StoredBlock, encode_block_header, padded
+from penstock_broker.storage.checkpoint import HEADER_BYTES, Chosen
+from penstock_broker.storage.durability import FSYNC
 from penstock_broker.storage.entries import NOTHING, At, Body, Part
 from penstock_broker.storage.files import (
     PAGE_BYTES,
@@ -30,13 +31,15 @@ from penstock_broker.storage.files import (
     Step,
     StorageError,
     StorageFailed,
+    Sync,
     Write,
 )
-from penstock_broker.storage.journal import Journal, JournalFile, JournalSettings
+from penstock_broker.storage.journal import NOW, Journal, JournalFile, JournalSettings
 from penstock_broker.storage.node import Node
 from penstock_broker.storage.reads import Reads
 from penstock_broker.storage.saver import Machine, Saver
 from penstock_broker.storage.segment import segment_number
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Busy, DiskFull
 
 SPACE_EVERY_MS = 1_000
@@ -159,8 +162,7 @@ class Engine(Generic[T]):
             kept.append(file)
         journal.open(report.position, report.sequence, report.number, kept)
         journal.time = wall
-        unproven = report.unproven
-        needed = padded(unproven.header.length) if unproven is not None else 0
+        needed = sum(padded(block.header.length) for block in report.unproven)
         size = max(self.sizes.file_min, needed + 2 * PAGE_BYTES)
         # An unused file that is large enough: a start on a full disk needs no room then.
         recycle = min((file for file in report.unused if file.size >= size), key=_size, default=None)
@@ -168,24 +170,28 @@ class Engine(Generic[T]):
         fresh, job = journal.new_file(size, name)
         self._files.run(job)
         journal.use(fresh, report.position, wall)
-        if unproven is not None:
-            header = unproven.header._replace(
-                file=fresh.number, salt=fresh.salt, boot=journal.boot, durable=report.position
-            )
-            data = encode_block_header(header) + bytes(unproven.data[len(encode_block_header(header)) :])
-            self._files.run(Write(fresh.name, fresh.used, (data.ljust(needed, b"\0"),)))
-            fresh.used += needed
-            journal.rewritten(needed)
+        if report.unproven:
+            self._write_again(report.unproven, fresh)
+            journal.rewritten(len(report.unproven), needed)
         for unused in report.unused:
             if unused is not recycle and not journal.keep(unused.name, unused.size):
                 self._pending.append(Drop(unused.name))
+
+    def _write_again(self, blocks: Sequence[StoredBlock], file: JournalFile) -> None:
+        """Recovered blocks into this life's file. The first one is the last to be written: until it stands
+        there whole, the file counts for nothing, and all of them are read where they were."""
+        pieces = [_copied(block, file, self.journal) for block in blocks]
+        behind = file.used + sum(map(len, pieces[0]))
+        if pieces[1:]:
+            self._files.run(Write(file.name, behind, tuple(piece for some in pieces[1:] for piece in some)))
+        self._files.run(Write(file.name, file.used, pieces[0]))
 
     def _prove_checkpoint(self, report: recovery.Report) -> None:
         """The page cache may show a header that was written by a life killed before it was synced: it is
         written again, before the other slot, the last one surely durable, is written over."""
         if report.slots:
             name = report.slots[0].name
-            page = self._files.read(name, 0, PAGE_BYTES)
+            page = self._files.read(name, 0, HEADER_BYTES).ljust(PAGE_BYTES, b"\0")
             self._files.run(Copy(name, (Step(0, (page,)),)))
 
     def _drop_leftovers(self) -> None:
@@ -198,10 +204,10 @@ class Engine(Generic[T]):
     def flush(self, wall: int) -> None:
         """Write everything gathered, here and now. For the start, before anybody is served."""
         while not self.journal.idle:
-            for job in self.journal.jobs(wall):
-                if isinstance(job, Write):
+            for job in self.journal.jobs(NOW, wall):
+                if isinstance(job, Write | Sync):
                     self._files.run(job)
-                    self.journal.wrote()
+                    self.journal.done()
                 elif isinstance(job, Prepare):
                     self._done_prepare((job, self._tried(job)))
 
@@ -215,16 +221,23 @@ class Engine(Generic[T]):
     # ---- Appending
 
     def append(
-        self, parts: Sequence[Part], bodies: Sequence[Body] = NOTHING, *, wall: int, publish: bool = False
+        self,
+        parts: Sequence[Part],
+        bodies: Sequence[Body] = NOTHING,
+        *,
+        wall: int,
+        publish: bool = False,
+        within: int = FSYNC,
     ) -> int:
         """One entry: reserved, applied, copied. Returns the position that what depends on it waits for.
+        `within`: ms that its sync may wait, by the strictest of the objects it concerns.
 
         Raises, before anything changed, `TooLarge`, and for publishes `Busy` or `DiskFull`.
         """
         if publish:
             self._admit()
         journal = self.journal
-        reserved = journal.reserve(parts, bodies, wall, publish=publish)
+        reserved = journal.reserve(parts, bodies, wall, publish=publish, within=within)
         apply = self._machines.apply
         for part, at in zip(parts, reserved.places, strict=True):
             apply(part, at)
@@ -242,18 +255,19 @@ class Engine(Generic[T]):
         if journal.room < 0:
             raise Busy("the next journal files are being prepared", retry_after=0.01)
 
-    def wait(self, position: int, waiter: T) -> None:
-        """Put `waiter` into `journal.released` once everything below `position` is durable."""
-        self.journal.wait(position, waiter)
+    def wait(self, position: int, waiter: T, within: int = FSYNC) -> None:
+        """Put `waiter` into `journal.released` once everything below `position` is durable; in a weaker mode
+        than fsync, once it is written."""
+        self.journal.wait(position, waiter, within)
 
     # ---- Jobs
 
-    def jobs(self, wall: int) -> list[Job]:
+    def jobs(self, mono: int, wall: int) -> list[Job]:
         """What is to be done now."""
         jobs, self._pending = self._pending, []
         self._checkpoint(jobs)
         self.archiver.step(wall, jobs)
-        for job in self.journal.jobs(wall):  # last: what was appended above goes with this write
+        for job in self.journal.jobs(mono, wall):  # last: what was appended above goes with this write
             self.start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
         return jobs
 
@@ -282,9 +296,9 @@ class Engine(Generic[T]):
             raise StorageFailed(
                 f"the journal cannot be written: {result}; nothing more is confirmed"
             ) from result
-        before = self.journal.durable
-        self.journal.wrote()
-        self.disk_written += self.journal.durable - before
+        before = self.journal.written
+        self.journal.done()
+        self.disk_written += self.journal.written - before
 
     def _done_prepare(self, result: object) -> None:
         assert isinstance(result, tuple)
@@ -311,6 +325,7 @@ class Engine(Generic[T]):
         if uncovered and journal.bytes > self.sizes.budget and not self._saver.failed:
             self._saver.request()  # files count, not what is in them: every start takes one
         copy = self._saver.step(self.journal.end, self.journal.durable, self.journal.entries_total)
+        self.journal.demand(self._saver.needs)
         if copy is not None:
             self.start(copy, self._done_checkpoint, jobs)
 
@@ -325,9 +340,9 @@ class Engine(Generic[T]):
         self._saver.request()
 
     @property
-    def encoding(self) -> bool:
-        """The next turn has machines to encode, and nothing else need bring it about."""
-        return self._saver.encoding
+    def wake_at(self) -> int | None:
+        """The mono ms at which there is more to do, whatever else happens."""
+        return NOW if self._saver.encoding else self.journal.sync_at
 
     @property
     def covered(self) -> int:
@@ -369,6 +384,15 @@ class Engine(Generic[T]):
     def close(self) -> None:
         """Give up the directory."""
         self._files.close()
+
+
+def _copied(block: StoredBlock, file: JournalFile, journal: Journal[T]) -> tuple[Buffer, ...]:
+    """A block as it stands in another file: its header, what follows, and zeros up to the next page."""
+    length = block.header.length
+    header = block.header._replace(
+        file=file.number, salt=file.salt, boot=journal.boot, durable=journal.durable
+    )
+    return encode_block_header(header), block.data[BLOCK_HEADER_BYTES:], bytes(padded(length) - length)
 
 
 def _size(file: recovery.OldFile) -> int:

@@ -8,11 +8,14 @@ What is assumed of the disk: a sync that returned 0 was honoured; unsynced 512-b
 any subset and order; a new or renamed name is durable only after the directory was synced.
 """
 
+import errno
 from typing import NamedTuple, Protocol, TypeAlias
 
 from penstock_protocol.checksum import Buffer
 
 PAGE_BYTES = 4096
+UNREADABLE = (errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EILSEQ, errno.EUCLEAN)
+"""What a read fails with when the device, or the file system's own checksum, has lost the bytes."""
 
 
 class StorageError(Exception):
@@ -47,11 +50,19 @@ class Prepare(NamedTuple):
 
 
 class Write(NamedTuple):
-    """Write `data` at `offset` of a prepared file, then fdatasync. Runs alone, in order, in the flusher."""
+    """Write `data` at `offset` of a prepared file, then fdatasync if `sync`. Runs alone, in order, in the
+    flusher."""
 
     name: str
     offset: int
     data: tuple[Buffer, ...]
+    sync: bool = True
+
+
+class Sync(NamedTuple):
+    """fdatasync a file that was written to in this life. Runs in the flusher, too."""
+
+    name: str
 
 
 class Load(NamedTuple):
@@ -82,7 +93,7 @@ class Drop(NamedTuple):
     name: str
 
 
-Job: TypeAlias = Prepare | Write | Load | Copy | Drop
+Job: TypeAlias = Prepare | Write | Sync | Load | Copy | Drop
 
 
 class Space(NamedTuple):

@@ -1,9 +1,13 @@
-"""The journal: entries gather into blocks, blocks are written and synced one at a time, positions grow.
+"""The journal: entries gather into blocks, blocks are written one at a time, positions grow.
 
-Invariants: an entry lies in one block, a block in one file. The next write begins when the sync before
-it has returned, so every block on disk proves all before it. Nothing is released to anybody before the
-block it depends on is durable. Files are prepared ahead and recycled; the last spares are kept for what
-frees space (settles, commits, deletes), never spent on publishes.
+    gathered ── Write ──► written, a sync is due within … ── Write with sync, or Sync ──► durable
+    who waits for it …    in a weaker mode is released                               … and all others
+
+Invariants: an entry lies in one block, a block in one file. One write or sync is under way; a sync covers
+all that was written before it began. Every file but the last is wholly durable. Nothing is released to
+anybody before the block it depends on is written or, as its mode says, durable. Files are prepared ahead
+and recycled; the last spares are kept for what frees space (settles, commits, deletes), never spent on
+publishes.
 
 The journal knows bytes and positions. What an entry means, and when a file may go, others know.
 """
@@ -24,8 +28,9 @@ from penstock_broker.storage.blocks import (
     file_name,
     padded,
 )
+from penstock_broker.storage.durability import FSYNC, OS_MS
 from penstock_broker.storage.entries import At, Body, Part
-from penstock_broker.storage.files import PAGE_BYTES, Drop, Job, Prepare, Write
+from penstock_broker.storage.files import PAGE_BYTES, Drop, Job, Prepare, Sync, Write
 from penstock_protocol.errors import Busy, TooLarge
 
 BLOCK_BYTES_MAX = 4 << 20
@@ -36,6 +41,9 @@ SPARES = 2
 RECYCLABLE_MAX = 4
 FAST_FILL_MS = 2_000
 """A file filled faster than this makes the next one twice as large."""
+
+NOW, NEVER = 0, OS_MS
+"""When a sync is due: mono ms, or one of these."""
 
 T = TypeVar("T")
 
@@ -72,9 +80,9 @@ class JournalFile:
 
 
 class Block(Generic[T]):
-    """Entries being gathered, and who waits for them to be durable."""
+    """Entries being gathered, and who waits for them."""
 
-    __slots__ = ("alone", "buffer", "entries", "start", "used", "view", "waiting")
+    __slots__ = ("alone", "buffer", "due", "entries", "start", "used", "view", "waiting", "within")
 
     def __init__(self, start: int, buffer: bytearray, *, alone: bool = False) -> None:
         self.start = start
@@ -84,7 +92,12 @@ class Block(Generic[T]):
         self.entries = 0
         self.alone = alone
         """Too large to share: one entry, in a file of its own."""
-        self.waiting: list[T] = []
+        self.waiting: list[tuple[int, T]] = []
+        """Who waits, and within which time a sync is due for them."""
+        self.within = NEVER
+        """The strictest mode of its newest entries, in ms from the next look at the clock."""
+        self.due = NEVER
+        """The mono ms by which a sync must begin that covers its entries."""
 
     @property
     def end(self) -> int:
@@ -107,7 +120,7 @@ class Reserved:
 class Places(Protocol):
     """Where journal positions lie: what readers need of a journal."""
 
-    durable: int
+    written: int
 
     def locate(self, position: int) -> tuple[JournalFile, int]:
         """The file that holds `position`, and where in it."""
@@ -115,7 +128,7 @@ class Places(Protocol):
 
 
 class Journal(Generic[T]):
-    """Appends entries and says when they are durable. `T` is whatever waits for that."""
+    """Appends entries and says when they are written and durable. `T` is whatever waits for that."""
 
     def __init__(self, settings: JournalSettings, random: Random, boot: int) -> None:
         self.settings = settings
@@ -123,6 +136,8 @@ class Journal(Generic[T]):
         self._random = random
         self.end = 0
         """Position behind the last entry reserved."""
+        self.written = 0
+        """Everything below was handed to the kernel: it survives the death of this process."""
         self.durable = 0
         """W: everything below is on stable storage."""
         self.time = 0
@@ -130,7 +145,11 @@ class Journal(Generic[T]):
         self._sequence = 0
         self._blocks: deque[Block[T]] = deque()
         """Oldest first; the last one gathers."""
-        self._in_flight: Write | None = None
+        self._in_flight: Write | Sync | None = None
+        self._due = NEVER
+        """The mono ms by which a sync of what is written must begin."""
+        self._late: list[T] = []
+        """Who waits for a sync of what is written."""
         self._buffers: list[bytearray] = []
         self._buffer_bytes = min(BLOCK_BYTES_MAX, settings.file_max)
         self.released: list[T] = []
@@ -152,7 +171,7 @@ class Journal(Generic[T]):
 
     def open(self, position: int, sequence: int, number: int, files: list[JournalFile]) -> None:
         """Continue at `position` with block `sequence`; file numbers go on from `number`."""
-        self.end = self.durable = position
+        self.end = self.written = self.durable = position
         self._sequence = sequence
         self._number = number
         self.files = files
@@ -171,10 +190,11 @@ class Journal(Generic[T]):
         self.files.append(file)
         self._starts.append(start)
 
-    def rewritten(self, size: int) -> None:
-        """A recovered block of `size` bytes was written to the new file as it was, and is durable."""
-        self._sequence += 1
-        self.end = self.durable = self.end + size
+    def rewritten(self, blocks: int, size: int) -> None:
+        """Recovered blocks of `size` bytes were written to the new file as they were, and are durable."""
+        self._sequence += blocks
+        self.files[-1].used += size
+        self.end = self.written = self.durable = self.end + size
 
     def keep(self, name: str, size: int) -> bool:
         """Keep a file that holds nothing needed, to be recycled; False if no more of that size are wanted."""
@@ -185,8 +205,11 @@ class Journal(Generic[T]):
 
     # ---- Appending
 
-    def reserve(self, parts: Sequence[Part], bodies: Sequence[Body], wall: int, *, publish: bool) -> Reserved:
-        """Take room for one entry and say where its parts will stand; `copy` must follow.
+    def reserve(
+        self, parts: Sequence[Part], bodies: Sequence[Body], wall: int, *, publish: bool, within: int = FSYNC
+    ) -> Reserved:
+        """Take room for one entry and say where its parts will stand; `copy` must follow. `within`: ms that
+        its sync may wait.
 
         Raises `TooLarge` for an entry beyond half the budget and, for publishes, `Busy` when every block
         buffer is full. Nothing has changed then.
@@ -195,6 +218,7 @@ class Journal(Generic[T]):
         head, starts = entries.encode(parts, bodies, self.time)
         length = starts[-1] + len(bodies[-1].data) if bodies else len(head)
         block = self._block_for(length, publish=publish)
+        block.within = min(block.within, within)
         start = block.start + block.used
         end = start + length
         places = []
@@ -224,20 +248,43 @@ class Journal(Generic[T]):
         self.entries_total += 1
         self.end = block.start + at
 
-    def wait(self, position: int, waiter: T) -> None:
-        """Put `waiter` into `released` once everything below `position` is durable."""
-        if position <= self.durable:
+    def wait(self, position: int, waiter: T, within: int = FSYNC) -> None:
+        """Put `waiter` into `released` once everything below `position` is durable; in a weaker mode than
+        fsync, once it is written."""
+        if position <= (self.written if within else self.durable):
             self.released.append(waiter)
             return
+        block = self._block_of(position)
+        if block is None:
+            self._late.append(waiter)
+        else:
+            block.waiting.append((within, waiter))
+        if not within:
+            self._hurry(block)
+
+    def demand(self, position: int) -> None:
+        """Make W pass `position` as soon as it can, whatever the mode of what stands there."""
+        if position > self.durable:
+            self._hurry(self._block_of(position))
+
+    def _hurry(self, block: Block[T] | None) -> None:
+        if block is None:
+            self._due = NOW
+        else:
+            block.due = NOW
+
+    def _block_of(self, position: int) -> Block[T] | None:
+        """The block that ends at `position` or behind; None if all below is written."""
+        if position <= self.written:
+            return None
         for block in self._blocks:
             if position <= block.end:
-                block.waiting.append(waiter)
-                return
+                return block
         raise AssertionError(f"position {position} was never appended")
 
     def _block_for(self, length: int, *, publish: bool) -> Block[T]:
         block = self._blocks[-1] if self._blocks else None
-        sealed = self._in_flight is not None and len(self._blocks) == 1
+        sealed = self._writing and len(self._blocks) == 1
         gathering = None if sealed else block
         capacity = min(BLOCK_BYTES_MAX, self.file_size - PAGE_BYTES)
         if gathering is not None and gathering.used + length <= min(len(gathering.buffer), capacity):
@@ -259,21 +306,41 @@ class Journal(Generic[T]):
 
     # ---- Writing
 
-    def jobs(self, wall: int) -> list[Job]:
-        """What is to be done now: the next write, and files to prepare ahead."""
+    @property
+    def sync_at(self) -> int | None:
+        """The mono ms at which a sync is due though nothing is written till then."""
+        return self._due if self._due < NEVER and self._in_flight is None else None
+
+    @property
+    def _writing(self) -> bool:
+        """The oldest block is on its way."""
+        return isinstance(self._in_flight, Write)
+
+    def jobs(self, mono: int, wall: int) -> list[Job]:
+        """What is to be done now: the next write or sync, and files to prepare ahead."""
+        for block in self._blocks:
+            if block.within < NEVER:
+                block.due = min(block.due, mono + block.within)
+                block.within = NEVER
         jobs: list[Job] = []
-        if self._in_flight is None and self._blocks and self._blocks[0].entries:
-            write = self._next_write(wall)
-            if write is not None:
-                jobs.append(write)
+        if self._in_flight is None:
+            if self._blocks and self._blocks[0].entries:
+                self._in_flight = self._next_write(mono, wall)
+            if self._in_flight is None and self._due <= mono:
+                self._in_flight = Sync(self.files[-1].name)
+            if self._in_flight is not None:
+                jobs.append(self._in_flight)
         jobs += self._prepares()
         return jobs
 
-    def _next_write(self, wall: int) -> Write | None:
+    def _next_write(self, mono: int, wall: int) -> Write | Sync | None:
+        """The write of the oldest block; the sync that must come before it; None if no file is ready."""
         block = self._blocks[0]
         size = padded(block.used)
         file = self.files[-1] if self.files else None
         if file is None or block.alone or file.size - file.used < size:
+            if file is not None and self.durable < self.written:
+                return Sync(file.name)
             file = self._roll(block, size, wall)
             if file is None:
                 return None
@@ -292,9 +359,9 @@ class Journal(Generic[T]):
         block.view[:BLOCK_HEADER_BYTES] = encode_block_header(header)
         block.view[block.used : size] = bytes(size - block.used)  # whole pages: no read before the write
         self._sequence += 1
-        self._in_flight = Write(file.name, file.used, (block.view[:size],))
+        write = Write(file.name, file.used, (block.view[:size],), min(block.due, self._due) <= mono)
         file.used += size
-        return self._in_flight
+        return write
 
     def _roll(self, block: Block[T], size: int, wall: int) -> JournalFile | None:
         fitting = [file for file in self._spares if file.size - PAGE_BYTES >= size]
@@ -310,7 +377,7 @@ class Journal(Generic[T]):
     def _prepares(self) -> list[Job]:
         jobs: list[Job] = []
         sizes = [self.file_size] * max(0, SPARES - len(self._spares) - len(self._preparing))
-        if self._in_flight is None and self._blocks:
+        if self._blocks and not self._writing:
             needed = padded(self._blocks[0].used) + PAGE_BYTES
             ahead = [*self._spares, *self._preparing.values()]
             file = self.files[-1] if self.files and not self._blocks[0].alone else None
@@ -338,18 +405,33 @@ class Journal(Generic[T]):
             if job.recycle is None and self.file_size > self.settings.file_min:
                 self.file_size = max(self.settings.file_min, self.file_size // 2)
 
-    def wrote(self) -> None:
-        """The write in flight is durable: W moves on, and those who waited for it are released."""
-        block = self._blocks.popleft()
-        self._in_flight = None
-        self.durable = block.end
-        self.bytes_total += padded(block.used)
-        self.released += block.waiting
-        block.waiting = []
+    def done(self) -> None:
+        """The write or sync in flight is done: who waited for no more than that is released."""
+        job, self._in_flight = self._in_flight, None
+        assert job is not None, "nothing is in flight"
+        block = self._blocks.popleft() if isinstance(job, Write) else None
+        if block is not None:
+            self.written = block.end
+            self.end = max(self.end, self.written)
+            self._due = min(self._due, block.due)
+        synced = job.sync if isinstance(job, Write) else True
+        if synced:
+            self.durable = self.written
+            self._due = NEVER
+            self.released += self._late
+            self._late.clear()
+        if block is not None:
+            self._release(block, synced=synced)
+
+    def _release(self, block: Block[T], *, synced: bool) -> None:
+        """Of a block that is written: who waited for it, and its buffer."""
+        for within, waiter in block.waiting:
+            (self.released if within or synced else self._late).append(waiter)
+        block.waiting.clear()
         block.view.release()
+        self.bytes_total += padded(block.used)
         if not block.alone and len(self._buffers) < BUFFERS_KEPT:
             self._buffers.append(block.buffer)
-        self.end = max(self.end, self.durable)
 
     # ---- Reading and retiring
 
@@ -379,7 +461,7 @@ class Journal(Generic[T]):
         """Bytes that wait to be handed to the disk."""
         if not self._blocks:
             return 0
-        begun = self._blocks[0].end if self._in_flight is not None else self._blocks[0].start
+        begun = self._blocks[0].end if self._writing else self._blocks[0].start
         return max(0, self.end - begun)
 
     @property

@@ -28,6 +28,7 @@ from penstock_broker.storage.files import (
     Space,
     Step,
     StorageError,
+    Sync,
     Write,
 )
 from penstock_protocol.checksum import Buffer, crc32
@@ -219,6 +220,8 @@ class OsFiles:
         match job:
             case Write():
                 self._write(job)
+            case Sync():
+                self._sync(job)
             case Prepare():
                 self._prepare(job)
             case Drop():
@@ -232,6 +235,12 @@ class OsFiles:
     def _write(self, job: Write) -> None:
         with self._descriptors.borrow(job.name) as fd:
             _append(fd, job.offset, job.data)
+            if job.sync:
+                os.fdatasync(fd)
+
+    def _sync(self, job: Sync) -> None:
+        # Its map keeps the file in memory, so a failed writeback is told here whichever descriptor wrote.
+        with self._descriptors.borrow(job.name) as fd:
             os.fdatasync(fd)
 
     def _prepare(self, job: Prepare) -> None:

@@ -135,7 +135,7 @@ class Reads:
             return self._of_segment(log, place, loaded)
         file, at = self._journal.locate(place.position)
         if file.viewable:
-            assert place.position + place.length <= self._journal.durable, "these bytes are not written yet"
+            assert place.position + place.length <= self._journal.written, "these bytes are not written yet"
             data = self._files.view(file.name, at, place.length)
         else:
             data = memoryview(self._bytes(Extent(file.name, at, place.length), loaded))

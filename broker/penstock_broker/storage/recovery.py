@@ -2,10 +2,10 @@
 
     checkpoint (the best snapshot of each machine) → every block behind it, in order → the end
 
-A block is proven when a later block exists, for the next write begins only after the last sync returned.
-A bad block at or above the largest W seen is torn: it and all behind it never counted. A bad block below
-is rot: the start is refused, naming file and position. The last whole block is unproven: it is written
-again into this start's fresh file, for what the page cache holds need not be on the disk.
+A block is proven by a W above its beginning: that of a later block, or of a checkpoint. A bad block at or
+above the largest W seen is torn: it and all behind it never counted, even what is whole. A bad block below
+is rot: the start is refused, naming file and position. Whole blocks that nothing proves are written again
+into this start's fresh file, for what the page cache holds need not be on the disk.
 
 Nothing is changed on disk here; recovering twice, or dying half-way, gives the same.
 """
@@ -26,10 +26,12 @@ from penstock_broker.storage.blocks import (
     padded,
 )
 from penstock_broker.storage.entries import At, Part
-from penstock_broker.storage.files import PAGE_BYTES, Readable, StorageError
+from penstock_broker.storage.files import PAGE_BYTES, UNREADABLE, Readable, StorageError
 
 LOOK_BYTES = 256 << 10
 """Read at once when looking for the first block of a file."""
+LOST_PAGE = b"\xff" * PAGE_BYTES
+"""Stands for a page that cannot be read: neither a block nor the zeros behind the last one."""
 
 
 class Fold(Protocol):
@@ -60,22 +62,23 @@ class Report(NamedTuple):
     """What recovery found."""
 
     position: int
-    """Where the journal goes on: the start of the unproven block, or the end."""
+    """Where the journal goes on: the start of the first unproven block, or the end."""
     sequence: int
     """Of the block to be written there."""
     boot: int
-    """Largest boot number seen."""
+    """Largest boot number seen, in what was cut as well."""
     time: int
     """Largest wall clock seen, ms."""
     number: int
     """Largest file number seen."""
     files: list[OldFile]
-    """Files with blocks that may still be needed, the unproven one's too, oldest first, with their ends in
+    """Files with blocks that may still be needed, the unproven ones' too, oldest first, with their ends in
     `used`."""
     used: list[int]
     unused: list[OldFile]
     """Files without a block that counts."""
-    unproven: StoredBlock | None
+    unproven: list[StoredBlock]
+    """Whole blocks, bodies too, that are to be made durable before anything is served; all of one file."""
     torn: str | None
     """What was cut, for the log; None if nothing was."""
     slots: list[checkpoint.Slot]
@@ -97,7 +100,7 @@ def recover(files: Readable, fold: Fold) -> Report:
         if chosen is not None:
             fold.restore(chosen)
     found = [_look(files, name, size) for name, size in sorted(names.items()) if _is_journal(name)]
-    return _Reader(files, found, start).run(fold, slots)
+    return _Reader(files, found, start, slots).run(fold)
 
 
 def _is_journal(name: str) -> bool:
@@ -115,10 +118,10 @@ def _look(files: Readable, name: str, size: int) -> OldFile:
     """The file's header and its first whole block. A damaged header is no loss while a block repeats what
     it said: the file of a crash in Prepare has no block of its number."""
     number = int(name.removeprefix(PREFIX)) if name.removeprefix(PREFIX).isdigit() else 0
-    header = decode_file_header(files.read(name, 0, PAGE_BYTES))
+    header = decode_file_header(_read(files, name, 0, PAGE_BYTES))
     salt = header.salt if header is not None and header.number == number else None
     for at in range(PAGE_BYTES, size, LOOK_BYTES):
-        view = memoryview(files.read(name, at, LOOK_BYTES))
+        view = memoryview(_read(files, name, at, LOOK_BYTES))
         for where in range(0, len(view), PAGE_BYTES):
             block = decode_block_header(view, where)
             if block is not None and block.file == number and salt in (None, block.salt):
@@ -127,26 +130,45 @@ def _look(files: Readable, name: str, size: int) -> OldFile:
     return OldFile(name, number, salt or 0, size, None, 0)
 
 
-class _Reader:
-    """Walks the blocks of all files in order, one block behind what it has seen."""
+def _read(files: Readable, name: str, at: int, length: int) -> bytes:
+    """Bytes of a journal file from a page on; a page that the disk cannot read is LOST_PAGE."""
+    try:
+        return files.read(name, at, length)
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
+    if length <= PAGE_BYTES:
+        return LOST_PAGE[:length]
+    pages = range(at, at + length, PAGE_BYTES)
+    return b"".join([_read(files, name, page, min(PAGE_BYTES, at + length - page)) for page in pages])
 
-    def __init__(self, files: Readable, found: list[OldFile], start: int) -> None:
+
+class _Reader:
+    """Walks the blocks of all files in order."""
+
+    def __init__(
+        self, files: Readable, found: list[OldFile], start: int, slots: list[checkpoint.Slot]
+    ) -> None:
         self._files = files
         self._start = start
+        self._slots = slots
         self.order: list[OldFile] = []
         self.unused = [file for file in found if file.first is None]
         self.number = max((file.number for file in found), default=0)
-        self.boot = 0
+        self.boot = max((file.first.boot for file in found if file.first is not None), default=0)
         self.time = 0
         self.entries = 0
-        self.largest_durable = 0
+        self.durable = max((slot.newest for slot in slots), default=0)
+        """The largest W seen."""
         self.torn: str | None = None
         self.used: dict[str, int] = {}
+        self.last: BlockHeader | None = None
+        self.unproven: list[StoredBlock] = []
         self._put_in_order([(file.first, file) for file in found if file.first is not None])
 
     def _put_in_order(self, found: list[tuple[BlockHeader, OldFile]]) -> None:
         """Files whose blocks count, oldest first. What a life found behind its beginning, it wrote again or
-        dropped; and a file that begins with a torn block never began."""
+        dropped; and a file that begins with a torn block never began. The newest one names the largest W."""
         end: int | None = None
         for first, file in sorted(found, key=lambda each: (each[0].boot, each[0].sequence), reverse=True):
             if end is None and (why := self._torn_beginning(file, first)) is not None:
@@ -159,48 +181,36 @@ class _Reader:
                 self.order.insert(0, file)
 
     def _torn_beginning(self, file: OldFile, first: BlockHeader) -> str | None:
-        """Why the file's first block is bad, if nothing is behind it. It may be the copy of a block that
-        stands whole in the file before."""
-        data = memoryview(self._files.read(file.name, 0, file.size))
-        block = decode_block(data, PAGE_BYTES, first)
-        why = block.bad or bad_body(block)
-        if (
-            why is None
-            or first.position > file.start
-            or self._later(file, data, PAGE_BYTES, first.sequence + 1)
-        ):
+        """Why the first block of the newest file is bad, unless a W proves it. It may be the copy of a block
+        that stands whole in the file before: the copies behind it were written first."""
+        data = memoryview(_read(self._files, file.name, 0, file.size))
+        for header in _headers(data, file, PAGE_BYTES):
+            self.durable = max(self.durable, header.durable)
+        if file.start < self.durable:
             return None
-        return why
+        if first.position > file.start:
+            return "a block is missing or damaged"
+        block = decode_block(data, PAGE_BYTES, first)
+        return block.bad or bad_body(block)
 
-    def run(self, fold: Fold, slots: list[checkpoint.Slot]) -> Report:
-        self.largest_durable = max((slot.newest for slot in slots), default=0)
-        self._check_beginning(bool(slots))
-        last: StoredBlock | None = None
-        before: BlockHeader | None = None
+    def run(self, fold: Fold) -> Report:
+        self._check_beginning()
         for block in self._blocks():
-            if last is not None:
-                self._apply(fold, last)
-                before = last.header
-            last = block
-        if last is not None and (why := bad_body(last)) is not None:
-            if last.header.position < self.largest_durable:
-                raise StorageError(
-                    f"journal position {last.header.position} is proven durable, but rotten: {why}"
-                )
-            self.torn = f"the last block, at position {last.header.position}: {why}"
-            last = None
-        if last is not None:
-            self._apply(fold, last)
-        position, sequence = self._end(last, before)
-        end = position if last is None else position + padded(last.header.length)
-        if end < self.largest_durable:
+            self._apply(fold, block)
+            self.last = block.header
+            if not self._is_proven(block.header):
+                self.unproven.append(block)
+        end, sequence = self._end()
+        if end < self.durable:
             raise StorageError(
-                f"the journal ends at {end}, but was durable up to {self.largest_durable}: "
+                f"the journal ends at {end}, but was durable up to {self.durable}: "
                 "files are missing or damaged; restore a backup of the directory"
             )
-        files, used = self._files_below(position)
+        if self.unproven:
+            end, sequence = self.unproven[0].header.position, self.unproven[0].header.sequence
+        files, used = self._files_below(end)
         return Report(
-            position,
+            end,
             sequence,
             self.boot,
             self.time,
@@ -208,15 +218,19 @@ class _Reader:
             files,
             used,
             [*self.unused, *(file for file in self.order if file not in files)],
-            last,
+            self.unproven,
             self.torn,
-            slots,
+            self._slots,
             self.entries,
         )
 
-    def _check_beginning(self, has_checkpoint: bool) -> None:
+    def _is_proven(self, header: BlockHeader) -> bool:
+        """W lies above where the block begins, so the sync that moved it there covered all of the block."""
+        return header.position < self.durable
+
+    def _check_beginning(self) -> None:
         if not self.order:
-            if has_checkpoint:
+            if self._slots:
                 raise StorageError("there is a checkpoint, but no journal: restore a backup of the directory")
         elif self.order[0].start > self._start:
             raise StorageError(
@@ -224,11 +238,10 @@ class _Reader:
                 "files are missing; restore a backup of the directory"
             )
 
-    def _end(self, last: StoredBlock | None, before: BlockHeader | None) -> tuple[int, int]:
-        if last is not None:
-            return last.header.position, last.header.sequence
-        if before is not None:
-            return before.position + padded(before.length), before.sequence + 1
+    def _end(self) -> tuple[int, int]:
+        """Position and sequence behind the last whole block."""
+        if self.last is not None:
+            return self.last.position + padded(self.last.length), self.last.sequence + 1
         if self.order and self.order[0].first is not None:
             first = self.order[0].first
             return first.position, first.sequence
@@ -246,7 +259,6 @@ class _Reader:
         header = block.header
         self.boot = max(self.boot, header.boot)
         self.time = max(self.time, header.time)
-        self.largest_durable = max(self.largest_durable, header.durable)
         for at, entry in block.entries:
             end = header.position + at + entry.length
             where = header.position + at
@@ -278,16 +290,14 @@ class _Reader:
         return needed
 
     def _blocks_of(self, file: OldFile, expected: int, stop: int | None) -> Generator[StoredBlock, None, int]:
-        data = memoryview(self._files.read(file.name, 0, file.size))
+        data = memoryview(_read(self._files, file.name, 0, file.size))
         at = PAGE_BYTES
         while expected != stop:
             header = decode_block_header(data, at) if at < len(data) else None
             if header is None or not _is_of(header, file) or header.sequence != expected:
                 self._check_torn(file, data, at, expected, stop, "a block is missing or damaged")
                 break
-            reflected = header.position + header.length <= self._start
-            block = StoredBlock(header, data[at : at + header.length], [], None)
-            block = block if reflected else decode_block(data, at, header)
+            block = self._decoded(data, at, header)
             if block.bad is not None:
                 self._check_torn(file, data, at, expected, stop, block.bad)
                 break
@@ -297,31 +307,41 @@ class _Reader:
             yield block
         return expected
 
+    def _decoded(self, data: memoryview, at: int, header: BlockHeader) -> StoredBlock:
+        """The block at `at`, looked at as closely as is needed."""
+        if header.position + header.length <= self._start:  # every machine reflects it already
+            return StoredBlock(header, data[at : at + header.length], [], None)
+        block = decode_block(data, at, header)
+        if block.bad is None and not self._is_proven(header):
+            return block._replace(bad=bad_body(block))
+        return block
+
     def _check_torn(
         self, file: OldFile, data: memoryview, at: int, expected: int, stop: int | None, why: str
     ) -> None:
-        """Block `expected` is bad: torn if nothing newer was ever written, rot if something was."""
-        if stop is not None or self._later(file, data, at, expected + 1):
+        """Block `expected` is bad: rot if a W proves it, else torn. Nothing may ever have stood there."""
+        lost = data[at : at + PAGE_BYTES] == LOST_PAGE
+        begun = data[at : at + 4] == BLOCK_MAGIC and decode_block_header(data, at) is None
+        later = any(header.sequence >= expected for header in _headers(data, file, at))
+        why = "it cannot be read" if lost else why
+        if stop is not None or ((lost or begun or later) and file.start + at - PAGE_BYTES < self.durable):
             raise self._rot(file, at, why)
-        if self._later(file, data, at, expected) or (
-            data[at : at + 4] == BLOCK_MAGIC and decode_block_header(data, at) is None
-        ):
+        if lost or begun or later:
             self.torn = f"{file.name} at byte {at}: {why}"
-
-    @staticmethod
-    def _later(file: OldFile, data: memoryview, at: int, sequence: int) -> bool:
-        """The header of a block from `sequence` on stands at `at` or behind."""
-        return any(
-            header.sequence >= sequence and _is_of(header, file)
-            for where in range(at, len(data), PAGE_BYTES)
-            if (header := decode_block_header(data, where)) is not None
-        )
 
     def _rot(self, file: OldFile, at: int, why: str) -> StorageError:
         return StorageError(
             f"{file.name} is damaged at byte {at}: {why}. It was confirmed as durable, so nothing is dropped "
             "silently; restore a backup of the directory"
         )
+
+
+def _headers(data: memoryview, file: OldFile, at: int) -> Iterator[BlockHeader]:
+    """Every block header that stands in a file from `at` on."""
+    for where in range(at, len(data), PAGE_BYTES):
+        header = decode_block_header(data, where)
+        if header is not None and _is_of(header, file):
+            yield header
 
 
 def _is_of(header: BlockHeader, file: OldFile) -> bool:

@@ -81,6 +81,13 @@ class Saver:
         """A checkpoint was asked for or is under way."""
         return self._requested or self._waiting is not None or self._writing is not None
 
+    @property
+    def needs(self) -> int:
+        """What must be durable before the checkpoint under way can be written; 0 if it is not that far."""
+        if self._waiting is None or self._waiting:
+            return 0
+        return max(item.as_of for item in self._snapshots)
+
     def request(self) -> None:
         """Begin one as soon as none is under way; after a failure, begin anew."""
         self._requested = True
@@ -98,7 +105,7 @@ class Saver:
             self._waiting = list(self._roster.all())[::-1]
             self._snapshots = []
         self._encode(end)
-        if self._waiting or durable < max(item.as_of for item in self._snapshots):
+        if self._waiting or durable < self.needs:
             return None
         self._waiting = None
         generation = self._slots[0].generation + 1 if self._slots else 1
