@@ -4,14 +4,14 @@ An answer is released when the position it depends on is durable. Only then are 
 begin to run. Bytes that are not in memory are loaded first; the answer waits for them, nothing else does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from penstock_broker.clock import Now
 from penstock_broker.session import Connection
 from penstock_broker.storage.files import Load
 from penstock_broker.storage.log import Log
-from penstock_broker.storage.reads import Cold, Cut, Loaded, Reads
+from penstock_broker.storage.reads import Cold, Cut, Loaded, Reads, shortened
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Corrupt, Error
 from penstock_protocol.slices import Slice, encode_slice
@@ -39,19 +39,29 @@ class Run(NamedTuple):
     flags: int = 0
 
 
-class Reading:
-    """The bytes an answer carries: runs of one log, put into a message by `finish` (slices, payload)."""
+UNBOUNDED = 1 << 62
 
-    __slots__ = ("finish", "loaded", "loading", "log", "lost", "partition", "runs", "started")
+
+class Reading:
+    """The bytes an answer carries: runs of one log, put into a message by `finish` (slices, payload, where
+    to go on behind them). It ends early where it has `messages_max` messages or `size_max` bytes."""
+
+    __slots__ = (
+        *("finish", "loaded", "loading", "log", "lost", "messages_max"),
+        *("partition", "runs", "size_max", "started"),
+    )
 
     def __init__(
         self,
         log: Log,
         partition: int,
         runs: list[Run],
-        finish: Callable[[int, tuple[Buffer, ...]], Any],
+        finish: Callable[[int, tuple[Buffer, ...], int], Any],
         started: Callable[[Now], bool] | None = None,
         lost: Callable[[], None] | None = None,
+        *,
+        messages_max: int = UNBOUNDED,
+        size_max: int = UNBOUNDED,
     ) -> None:
         self.log = log
         self.partition = partition
@@ -61,6 +71,8 @@ class Reading:
         """Called when the answer leaves; False: it is not wanted any more."""
         self.lost = lost
         """Called instead when it cannot leave."""
+        self.messages_max = messages_max
+        self.size_max = size_max
         self.loaded: Loaded = {}
         self.loading = 0
 
@@ -91,15 +103,33 @@ def materialize(reading: Reading, reads: Reads) -> Any:
     which would run on undelivered; `Cold` never after `cold_extents` found none."""
     heads: list[bytes] = []
     buffers: list[Buffer] = []
+    end = reading.runs[0].first
     try:
-        for run in reading.runs:
-            for cut in reads.cuts(reading.log, run.first, run.messages, reading.loaded):
-                heads.append(encode_slice(_stamps(run, cut, reading.partition), cut.crc))
-                buffers.append(cut.data)
+        for run, cut in _cuts(reading, reads):
+            if cut is None:
+                end = run.first + run.messages
+                continue
+            heads.append(encode_slice(_stamps(run, cut, reading.partition), cut.crc))
+            buffers.append(cut.data)
+            end = cut.end
     except Corrupt:
         if not heads or reading.lost is not None:
             raise
-    return reading.finish(len(heads), (b"".join(heads), *buffers) if heads else ())
+    return reading.finish(len(heads), (b"".join(heads), *buffers) if heads else (), end)
+
+
+def _cuts(reading: Reading, reads: Reads) -> Iterator[tuple[Run, Cut | None]]:
+    """What goes into the message; None behind all there is of a run."""
+    messages, size = reading.messages_max, reading.size_max
+    for run in reading.runs:
+        for cut in reads.cuts(reading.log, run.first, run.messages, reading.loaded):
+            fitting = cut if cut.messages <= messages else shortened(cut, messages)
+            yield run, fitting
+            messages -= fitting.messages
+            size -= len(fitting.data)
+            if messages <= 0 or size <= 0:
+                return
+        yield run, None
 
 
 def _stamps(run: Run, cut: Cut, partition: int) -> Slice:

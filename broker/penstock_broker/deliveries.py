@@ -121,7 +121,7 @@ class Deliveries:
             assert subscription is not None
             call = Call(subscription.session.connection, DELIVER, 0, now)
 
-        def finish(slices: int, payload: object) -> Deliver | Delivery:
+        def finish(slices: int, payload: object, _: int) -> Deliver | Delivery:
             return Deliver(number, slices, payload) if subscription else Delivery(slices, payload)
 
         def started(at: Now) -> bool:
@@ -207,14 +207,16 @@ class Deliveries:
         start, end = log.start, log.end
         messages = min(request.records, end - request.offset)
         if messages <= 0:
-            self._sender.answer(call, Fetched(0, start, end, b""), partition.changed_at)
+            self._sender.answer(call, Fetched(0, start, end, request.offset, b""), partition.changed_at)
             return
         messages, _ = log.fit(request.offset, messages, request.size)
 
-        def finish(slices: int, payload: object) -> Fetched:
-            return Fetched(slices, start, end, payload)
+        def finish(slices: int, payload: object, behind: int) -> Fetched:
+            return Fetched(slices, start, end, behind, payload)
 
-        reading = Reading(log, partition.number, [Run(request.offset, messages)], finish)
+        runs = [Run(request.offset, messages)]
+        bounds = {"messages_max": request.records, "size_max": request.size}
+        reading = Reading(log, partition.number, runs, finish, **bounds)
         self._engine.wait(partition.changed_at, Answer(call, None, reading))
 
     # ---- Ends

@@ -47,7 +47,7 @@ class Record(Generic[T]):
     @property
     def offset(self) -> int:
         """Its offset in the partition."""
-        return self._run.stamps.first + self._index
+        return self._run.stamps.first + self._run.deltas[self._index]
 
     @property
     def id(self) -> str:

@@ -36,7 +36,7 @@ def id_of(log: bytes, offset: int) -> str:
 class Run:
     """One slice of a delivery with its batch. Raises `Corrupt` if the batch fails its checksum."""
 
-    __slots__ = ("_bodies", "_cells", "_ends", "_integers", "batch", "stamps")
+    __slots__ = ("_bodies", "_cells", "_ends", "_integers", "batch", "deltas", "stamps")
 
     def __init__(self, stamps: Slice, data: memoryview) -> None:
         try:
@@ -46,6 +46,8 @@ class Run:
         if self.batch.count != stamps.messages:
             raise Corrupt(f"a slice of {stamps.messages} messages carries {self.batch.count}")
         self.stamps = stamps
+        self.deltas = self.batch.deltas
+        """Offset of each message less that of the first."""
         self._bodies: memoryview | None = None
         self._ends: list[int] = []
         self._cells: dict[Kind, list[memoryview] | None] = {}
@@ -74,7 +76,7 @@ class Run:
 
     def id(self, index: int) -> str:
         """The id of message `index`; a copy in another log keeps it."""
-        return id_of(self.stamps.origin_log, self.stamps.origin_first + index)
+        return id_of(self.stamps.origin_log, self.stamps.origin_first + self.deltas[index])
 
 
 class LeasedRun(Run, Generic[T]):

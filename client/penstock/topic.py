@@ -152,20 +152,24 @@ class Topic(Generic[T]):
         left = ms_of(wait)
         while True:
             now = min(left, WAIT_MS_MAX)
-            left -= now
-            fetched = await self.client.wire.request(
-                Fetch(self.name, partition, offset, max_records, max_bytes, now),
-                timeout=self.client.timeout + now / 1000 if timeout is None else timeout,
-            )
-            if fetched.slices or not left:
-                return self._records(partition, offset, fetched)
+            records = await self.fetch_once(partition, offset, max_records, max_bytes, now, timeout)
+            in_hole = not records and records.next_offset > offset
+            left -= 0 if in_hole else now
+            if records or not (left or (in_hole and records.next_offset < records.end)):
+                return records
+            offset = records.next_offset
 
-    def _records(self, partition: int, offset: int, fetched: Any) -> Records[T]:
+    async def fetch_once(
+        self, partition: int, offset: int, max_records: int, max_bytes: int, wait: int, timeout: float | None
+    ) -> Records[T]:
+        """What one FETCH brings, for this package. `wait` in ms; it is empty in a hole, too."""
+        fetched = await self.client.wire.request(
+            Fetch(self.name, partition, offset, max_records, max_bytes, wait),
+            timeout=self.client.timeout + wait / 1000 if timeout is None else timeout,
+        )
         slices = decode_slices(fetched.payload, fetched.slices)
         runs = [RecordRun(stamps, batch, self.name, self.codec) for stamps, batch in slices]
-        last = runs[-1].stamps if runs else None
-        after = last.first + last.messages if last else offset
-        return Records(partition, runs, start=fetched.start, end=fetched.end, next_offset=after)
+        return Records(partition, runs, start=fetched.start, end=fetched.end, next_offset=fetched.next)
 
     async def offset(self, partition: int, at: Start = "earliest", *, timeout: float | None = None) -> int:
         """The offset of a place in a partition; for an instant after every append, the end."""

@@ -19,6 +19,7 @@ from penstock.events import CommitFailed
 from penstock.group import Group
 from penstock.record import Record
 from penstock.views import Records
+from penstock_protocol.limits import MIB
 
 if TYPE_CHECKING:
     from penstock.topic import Start, Topic
@@ -28,7 +29,8 @@ T = TypeVar("T")
 log = logging.getLogger("penstock")
 
 FETCH_RECORDS = 500
-WAIT_SECONDS = 20.0
+FETCH_BYTES = MIB
+WAIT_MS = 20_000
 """Of the long poll at the end of a partition."""
 AUTO_COMMIT_SECONDS = 5.0
 AUTO_COMMIT_RECORDS = 1_000
@@ -51,6 +53,8 @@ class Reader(Generic[T]):
 
     def _begin(self, position: int) -> None:
         self._position = position
+        self._last = -1
+        self._behind_last = position
         self._reading: deque[Record[T]] = deque()
         self._ahead: Records[T] | None = None
         self._failure: Exception | None = None
@@ -80,11 +84,22 @@ class Reader(Generic[T]):
         if not self._reading:
             if self._ahead is not None:
                 self._reading.extend(self._ahead)
+                self._last, self._behind_last = self._reading[-1].offset, self._ahead.next_offset
                 self._ahead = None
                 self._wanted.set()
             elif self._failure is not None:
                 raise self._failure
         return [self._reading.popleft() for _ in range(min(most, len(self._reading)))]
+
+    def behind(self, record: Record[T]) -> int:
+        """Where to go on when that record is finished: behind the last of a fetch there may be a hole."""
+        return self._behind_last if record.offset == self._last else record.offset + 1
+
+    def _pass_hole(self, upto: int) -> None:
+        """There is nothing between all that was fetched and `upto`."""
+        if self.finished == self._position:
+            self.finished = upto
+        self._position = self._behind_last = upto
 
     @property
     def is_between_fetches(self) -> bool:
@@ -101,7 +116,10 @@ class Reader(Generic[T]):
             while True:
                 await self._wanted.wait()
                 records = await self._fetch()
-                if records:
+                if not records:
+                    if records is not None:
+                        self._pass_hole(records.next_offset)
+                else:
                     self._wanted.clear()
                     self._ahead = records
                     self._position = records.next_offset
@@ -113,8 +131,8 @@ class Reader(Generic[T]):
     async def _fetch(self) -> Records[T] | None:
         """None when the broker could not be reached in time: the task asks again."""
         try:
-            return await self._topic.fetch(
-                self.partition, self._position, max_records=FETCH_RECORDS, wait=WAIT_SECONDS
+            return await self._topic.fetch_once(
+                self.partition, self._position, FETCH_RECORDS, FETCH_BYTES, WAIT_MS, None
             )
         except (Timeout, Disconnected) as error:
             log.debug("fetching from %r again: %s", self._topic, error)
@@ -256,7 +274,8 @@ class TopicConsumer(Generic[T]):
         if not self._hand:
             return
         last = self._hand[-1]
-        self._readers[last.partition].finished = last.offset + 1
+        reader = self._readers[last.partition]
+        reader.finished = reader.behind(last)
         self._uncommitted += len(self._hand)
         self._hand = []
         if self._auto:
@@ -278,11 +297,11 @@ class TopicConsumer(Generic[T]):
         """
         for record in self._hand[-1:] if upto is None else (upto,):
             reader = self._reader(record.partition)
-            reader.finished = max(reader.finished, record.offset + 1)
+            reader.finished = max(reader.finished, reader.behind(record))
         if upto is None:
             offsets = self._finished(again=metadata is not None)
         else:
-            offsets = {upto.partition: upto.offset + 1}
+            offsets = {upto.partition: self._reader(upto.partition).behind(upto)}
         await self._store(offsets, metadata, timeout)
 
     def _finished(self, *, again: bool = False) -> dict[int, int]:

@@ -4,7 +4,7 @@
     0       4            length        bytes of the whole batch
     4       4            crc32         over bytes 8 … length
     8       1            version       1
-    9       1            flags         bit 0 compressed, bit 1 sparse (both reserved in version 1)
+    9       1            flags         bit 0 compressed (reserved), bit 1 sparse
     10      2            count         messages, 1 … 10,000
     12      2            columns       entries of the column table
     14      2            epoch         of the producer (reserved, zero)
@@ -20,13 +20,16 @@
 Little-endian. A column exists only if a message of the batch uses it, so a plain message has none. A
 cell of width 0 is one msgpack value; an empty cell means "absent". A batch is immutable: whoever needs
 a part of it makes a cut (new header and checksum, the same bytes), never a decode.
+
+Message i of a batch that begins at offset n has offset n + i. In a sparse batch, which a broker makes of one
+when some of its messages are gone, it has offset n + DELTA[i]: the first delta is 0, and they grow.
 """
 
 import sys
 from array import array
 from collections.abc import Sequence
 from enum import IntEnum
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from struct import Struct
 from typing import NamedTuple
 
@@ -57,8 +60,10 @@ assert HEADER.size == HEADER_BYTES
 COLUMN = Struct("<BBHI")  # kind, width, reserved, length
 COLUMN_BYTES = 8
 assert COLUMN.size == COLUMN_BYTES
+FLAGS_AT = 9
 CRC_FROM = 8
 VERSION = 1
+SPARSE = 2
 WIDTHS = {0: "", 1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -78,9 +83,10 @@ class Kind(IntEnum):
     CORRELATION_ID = 11
     CONTENT_TYPE = 12
     JOB_KEY = 13
+    DELTA = 14  # width 4: offset less that of the first message; in sparse batches alone
 
 
-WIDTH_OF = {Kind.KEY: 0, Kind.HEADERS: 0, Kind.TIMESTAMP: 8, Kind.ABSENT: 1}
+WIDTH_OF = {Kind.KEY: 0, Kind.HEADERS: 0, Kind.TIMESTAMP: 8, Kind.ABSENT: 1, Kind.DELTA: 4}
 """Columns in use so far, with their width. A batch with any other is refused until its feature exists."""
 
 
@@ -117,7 +123,10 @@ class BatchView:
     the limits. `view` may be longer than the batch; `.length` says where it ends.
     """
 
-    __slots__ = ("bodies_at", "column_table", "count", "crc", "length", "producer_id", "sequence", "view")
+    __slots__ = (
+        *("bodies_at", "column_table", "count", "crc", "length"),
+        *("producer_id", "sequence", "sparse", "view"),
+    )
 
     def __init__(self, data: Buffer, *, verify: bool = True) -> None:
         view = memoryview(data)
@@ -129,7 +138,7 @@ class BatchView:
         if (
             length > len(view)
             or version != VERSION
-            or flags
+            or flags not in (0, SPARSE)
             or reserved
             or epoch
             or not 1 <= count <= BATCH_COUNT_MAX
@@ -149,6 +158,9 @@ class BatchView:
         self.bodies_at: int = HEADER_BYTES + columns * COLUMN_BYTES + 4 * count
         for column in self.column_table[-1:]:
             self.bodies_at = column.at + column.length
+        self.sparse: bool = flags == SPARSE
+        if self.sparse or (self.column_table and self.column_table[-1].kind == Kind.DELTA):
+            self._check_deltas()
 
     def _columns(self, columns: int) -> tuple[Column, ...]:
         table = []
@@ -167,6 +179,18 @@ class BatchView:
             raise Invalid("the columns of a batch reach beyond its end")
         return tuple(table)
 
+    def _check_deltas(self) -> None:
+        deltas = self.integers(Kind.DELTA)
+        if (deltas is not None) != self.sparse:
+            raise Invalid("a batch is sparse without offset deltas, or has them and is not")
+        if deltas and (deltas[0] or any(one >= other for one, other in pairwise(deltas))):
+            raise Invalid("the offset deltas of a batch do not grow from 0")
+
+    @property
+    def deltas(self) -> Sequence[int]:
+        """Offset of each message less that of the first."""
+        return self.integers(Kind.DELTA) or range(self.count)
+
     @property
     def ends_at(self) -> int:
         """Where the array of body ends lies, from the start of the batch."""
@@ -178,9 +202,11 @@ class BatchView:
 
     def check(self, message_bytes_max: int) -> None:
         """What a broker demands of a batch before it lets it in: size limits, order of all ends, and that
-        it does not contradict itself."""
+        it does not contradict itself. Sparse ones are the broker's own."""
         if self.sequence and not self.producer_id:
             raise Invalid("a batch has a sequence without a producer id")
+        if self.sparse:
+            raise Invalid("a sparse batch cannot be published")
         if self.count == 1:
             if self.length - self.bodies_at > message_bytes_max:
                 raise TooLarge(
@@ -301,15 +327,21 @@ class BatchBuilder:
         return sealed(count, len(table), producer_id, sequence, tail)
 
 
-def sealed(count: int, columns: int, producer_id: int, sequence: int, tail: bytes) -> bytes:
+def sealed(
+    count: int, columns: int, producer_id: int, sequence: int, tail: bytes, *, sparse: bool = False
+) -> bytes:
     """Header with checksum in front of `tail`, everything behind the header."""
     header = bytearray(HEADER_BYTES)
-    HEADER.pack_into(
-        header, 0, HEADER_BYTES + len(tail), 0, VERSION, 0, count, columns, 0, producer_id, sequence, 0
-    )
+    length, flags = HEADER_BYTES + len(tail), SPARSE if sparse else 0
+    HEADER.pack_into(header, 0, length, 0, VERSION, flags, count, columns, 0, producer_id, sequence, 0)
     crc = crc32(tail, crc32(memoryview(header)[CRC_FROM:]))
     header[4:8] = crc.to_bytes(4, "little")
     return bytes(header) + tail
+
+
+def is_sparse(batch: Buffer) -> bool:
+    """Offsets of its messages have holes."""
+    return batch[FLAGS_AT] == SPARSE
 
 
 def renumbered(batch: bytes, producer_id: int, sequence: int) -> bytes:
@@ -322,24 +354,58 @@ def cut(batch: BatchView, first: int, count: int) -> Buffer:
     """Messages `first` … `first + count` of the batch as a batch of their own; the whole one as it is."""
     if not first and count == batch.count:
         return batch.view
-    last = first + count
-    view, total = batch.view, batch.count
-    ends = batch.ends()
-    begin = ends[first - 1] if first else 0
-    table, data = [], []
-    for column in batch.column_table:
-        at = column.at
-        if column.width:
-            encoded = bytes(view[at + first * column.width : at + last * column.width])
+    return _picked(batch, [(first, first + count)])
+
+
+def picked(batch: BatchView, indexes: Sequence[int]) -> Buffer:
+    """Messages `indexes`, which grow, as a batch of their own. It begins at the offset of the first of them;
+    each keeps its offset."""
+    runs: list[tuple[int, int]] = []
+    for index in indexes:
+        if runs and runs[-1][1] == index:
+            runs[-1] = runs[-1][0], index + 1
         else:
-            cell_ends = from_u32(view[at : at + 4 * total])
-            base = cell_ends[first - 1] if first else 0
-            cells_at = at + 4 * total
-            encoded = to_u32([end - base for end in cell_ends[first:last]]) + bytes(
-                view[cells_at + base : cells_at + cell_ends[last - 1]]
-            )
-        table.append(COLUMN.pack(column.kind, column.width, 0, len(encoded)))
-        data.append(encoded)
-    bodies = view[batch.bodies_at + begin : batch.bodies_at + ends[last - 1]]
-    tail = b"".join([*table, to_u32([end - begin for end in ends[first:last]]), *data, bodies])
-    return sealed(count, len(table), batch.producer_id, batch.sequence, tail)
+            runs.append((index, index + 1))
+    return _picked(batch, runs)
+
+
+def _picked(batch: BatchView, runs: Sequence[tuple[int, int]]) -> bytes:
+    """Messages first … end of each run, without a decode."""
+    view, total = batch.view, batch.count
+    count = sum(end - first for first, end in runs)
+    table: list[bytes] = []
+    data: list[Buffer] = []
+    for column in batch.column_table:
+        at, width = column.at, column.width
+        if column.kind == Kind.DELTA:
+            continue
+        if width:
+            encoded: list[Buffer] = [view[at + first * width : at + end * width] for first, end in runs]
+        else:
+            cells = view[at + 4 * total : at + column.length]
+            encoded = _gathered(from_u32(view[at : at + 4 * total]), cells, runs)
+        table.append(COLUMN.pack(column.kind, width, 0, sum(map(len, encoded))))
+        data += encoded
+    deltas = batch.deltas
+    before = deltas[runs[0][0]]
+    sparse = deltas[runs[-1][1] - 1] - before >= count
+    if sparse:
+        kept = to_u32([delta - before for first, end in runs for delta in deltas[first:end]])
+        table.append(COLUMN.pack(Kind.DELTA, WIDTH_OF[Kind.DELTA], 0, len(kept)))
+        data.append(kept)
+    ends, *bodies = _gathered(batch.ends(), batch.bodies(), runs)
+    tail = b"".join([*table, ends, *data, *bodies])
+    return sealed(count, len(table), batch.producer_id, batch.sequence, tail, sparse=sparse)
+
+
+def _gathered(ends: Sequence[int], pieces: memoryview, runs: Sequence[tuple[int, int]]) -> list[Buffer]:
+    """The pieces of each run: where each of them ends now, then their bytes."""
+    moved: list[int] = []
+    found: list[Buffer] = []
+    size = 0
+    for first, end in runs:
+        begin = ends[first - 1] if first else 0
+        moved += [each - begin + size for each in ends[first:end]]
+        found.append(pieces[begin : ends[end - 1]])
+        size = moved[-1]
+    return [to_u32(moved), *found]

@@ -13,7 +13,7 @@ from penstock import codecs
 from penstock.errors import Error
 from penstock.queue import Queue
 from penstock.settle import Settler
-from penstock_protocol.batch import BatchBuilder, BatchView, Kind
+from penstock_protocol.batch import BatchBuilder, BatchView, Kind, picked
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.messages.queues import Deliver
 from penstock_protocol.slices import Slice, encode_slice
@@ -154,14 +154,17 @@ def queue_of(client: Any, name: str = "jobs") -> Queue[bytes]:
 def delivered(
     *bodies: bytes,
     cells: Sequence[Sequence[tuple[Kind, bytes | int]]] = (),
+    kept: Sequence[int] | None = None,
     **stamps: Any,
 ) -> tuple[bytes, bytes]:
-    """One slice and its batch, as bytes. Stamps not given are those of a first delivery."""
+    """One slice and its batch, as bytes. Stamps not given are those of a first delivery. `kept`: which of the
+    bodies were not compacted away."""
     builder = BatchBuilder()
     for index, body in enumerate(bodies):
         builder.add(body, cells[index] if cells else ())
-    batch = builder.encode()
-    first = stamps.setdefault("first", 0)
+    indexes = range(len(bodies)) if kept is None else kept
+    batch = bytes(picked(BatchView(builder.encode()), indexes))
+    first = stamps["first"] = stamps.get("first", 0) + indexes[0]
     defaults = {
         "token": 7,
         "origin_first": first,
@@ -169,7 +172,7 @@ def delivered(
         "origin_log": LOG.bytes,
         "lease": 30_000,
         "partition": 0,
-        "messages": len(bodies),
+        "messages": len(indexes),
         "attempt": 1,
         "delivery": 1,
         "flags": 0,

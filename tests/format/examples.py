@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from penstock_protocol.batch import BatchBuilder, Kind
+from penstock_protocol.batch import BatchBuilder, BatchView, Kind, picked
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Error, OffsetOutOfRange, QueueFull
 from penstock_protocol.link import Link, Role
@@ -37,7 +37,12 @@ def _rich() -> bytes:
 
 
 PLAIN_BATCH, RICH_BATCH = _plain(), _rich()
-BATCHES = {"plain, of producer 7, sequence 3": PLAIN_BATCH, "with every column in use": RICH_BATCH}
+SPARSE_BATCH = bytes(picked(BatchView(RICH_BATCH), [0, 2]))
+BATCHES = {
+    "plain, of producer 7, sequence 3": PLAIN_BATCH,
+    "with every column in use": RICH_BATCH,
+    "sparse, without its second message": SPARSE_BATCH,
+}
 SLICE = Slice(
     token=2**62 + 1,
     first=100,
@@ -121,7 +126,7 @@ EXAMPLES = [
     Example(t.Produce("clicks", 2, RICH_BATCH)),
     Example(q.Confirm(2, 40, 3, True, "interval", 140, TIME, LOG), "PRODUCE"),
     Example(t.Fetch("clicks", 2, 40, 500, 1_048_576, 0)),
-    Example(t.Fetched(1, 0, 43, DELIVERY), "FETCH"),
+    Example(t.Fetched(1, 0, 43, 103, DELIVERY), "FETCH"),
     Example(
         OffsetOutOfRange("clicks/2 begins at 40", hint="read from there", detail={"start": 40, "end": 43}),
         "FETCH",

@@ -215,7 +215,7 @@ def walk_topic(c, topic, group, pid):
         assert f[:4] == [p, 0, 1, False]
         assert f[7] == d["partitions"][p]["uuid"]
     for k, p in where.items():
-        (n, start, end), payload = c.call(FETCH, [topic, p, 0, 10, 65536, 1000])
+        (n, start, end, _), payload = c.call(FETCH, [topic, p, 0, 10, 65536, 1000])
         assert (start, end) == (0, 1)
         x = parse(n, payload)
         assert told(x, "body", "key", "offset", "part") == [(b"value-" + k, k, 0, p)]

@@ -80,9 +80,9 @@ def test_records_are_fetched_with_their_keys_as_often_as_one_likes(client: Clien
     client.document(wire.CREATE_TOPIC, "orders", {"partitions": 2}, "check")
     client.call(wire.PRODUCE, ["orders", 1], batch([(b"\1", b"k1", None), (b"\2", b"k2", None)], PRODUCER_ID))
     for _ in range(2):
-        (slices, start, end), payload = client.call(wire.FETCH, ["orders", 1, 1, 10, 1 << 20, 0])
+        (slices, start, end, behind), payload = client.call(wire.FETCH, ["orders", 1, 1, 10, 1 << 20, 0])
         (record,) = parse(slices, payload)
-        assert (start, end) == (0, 2)
+        assert (start, end, behind) == (0, 2, 2)
         assert (record["offset"], record["key"], record["body"]) == (1, b"k2", b"\2")
 
 

@@ -339,18 +339,19 @@ def publish_request(place: Place, batch: memoryview) -> q.Enqueue | t.Produce:
 def records_of(fetched: t.Fetched) -> list[list[Any]]:
     """[offset, value] of what was fetched."""
     return [
-        [stamps.first + i, value] for stamps, values in _decoded(fetched) for i, value in enumerate(values)
+        [stamps.first + delta, value]
+        for stamps, data in decode_slices(memoryview(fetched.payload), fetched.slices)
+        for delta, value in zip(BatchView(data).deltas, _values(stamps, data), strict=True)
     ]
 
 
 def _decoded(delivery: Any) -> list[tuple[Slice, list[str | None]]]:
-    out = []
-    for stamps, data in decode_slices(memoryview(delivery.payload), delivery.slices):
-        view = BatchView(data)
-        assert view.count == stamps.messages, stamps
-        ends, bodies = view.ends(), view.bodies()
-        values = [
-            value_of(bytes(bodies[begin:end])) for begin, end in zip([0, *ends[:-1]], ends, strict=True)
-        ]
-        out.append((stamps, values))
-    return out
+    slices = decode_slices(memoryview(delivery.payload), delivery.slices)
+    return [(stamps, _values(stamps, data)) for stamps, data in slices]
+
+
+def _values(stamps: Slice, data: memoryview) -> list[str | None]:
+    view = BatchView(data)
+    assert view.count == stamps.messages, stamps
+    ends, bodies = view.ends(), view.bodies()
+    return [value_of(bytes(bodies[begin:end])) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -97,9 +97,8 @@ class Drain:
 
         def answer(fetched: t.Fetched) -> dict[str, Any]:
             nonlocal reached, ended
-            records = records_of(fetched)
-            reached, ended = (records[-1][0] + 1 if records else reached), fetched.end
-            return {"records": records, "end": fetched.end}
+            reached, ended = fetched.next, fetched.end
+            return {"records": records_of(fetched), "end": fetched.end}
 
         while reached != ended:
             request = t.Fetch(place.name, place.number, reached, 500, 1 << 20, 0)

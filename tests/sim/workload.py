@@ -256,10 +256,8 @@ def fetch(client: Client) -> None:
     wait = random.choice((0, 0, 300))
 
     def answer(fetched: t.Fetched) -> dict[str, Any]:
-        records = records_of(fetched)
-        if records:
-            client.positions[place] = records[-1][0] + 1
-        return {"records": records, "end": fetched.end}
+        client.positions[place] = fetched.next
+        return {"records": records_of(fetched), "end": fetched.end}
 
     size = random.choice((1, 2_000, 1 << 20))
     request = t.Fetch(place.name, place.number, offset, random.choice((1, 10, 500)), size, wait)

@@ -200,7 +200,7 @@ def peek(core: "Core", call: "Call", request: q.Peek) -> None:
         core.answer(call, q.Delivery(0, b""))
         return
 
-    def finish(slices: int, payload: tuple[Buffer, ...]) -> q.Delivery:
+    def finish(slices: int, payload: tuple[Buffer, ...], _: int) -> q.Delivery:
         return q.Delivery(slices, payload)
 
     core.answer_reading(call, Reading(queue.log, 0, runs, finish))

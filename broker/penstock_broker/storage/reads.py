@@ -5,6 +5,7 @@ Bytes that were not written in this life are checked against the checksum their 
 anybody sees them; a batch that fails is `Corrupt` with its range named.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from penstock_broker.storage.files import Extent, Files
 from penstock_broker.storage.journal import Places
 from penstock_broker.storage.log import Log, Old, Young
 from penstock_broker.storage.segment import decode_head, segment_name
-from penstock_protocol.batch import BatchView, cut
+from penstock_protocol.batch import BatchView, cut, is_sparse
 from penstock_protocol.checksum import Buffer, crc32
 from penstock_protocol.errors import Corrupt
 
@@ -30,9 +31,11 @@ class Cold(Exception):
 
 
 class Cut(NamedTuple):
-    """A batch, or the part of one that was asked for, with the stamps of its append."""
+    """A batch, or the part of one that was asked for, with the stamps of its append. `end`: the offset behind
+    its last message."""
 
     first: int
+    end: int
     messages: int
     time: int
     origin_log: bytes
@@ -75,7 +78,7 @@ class Reads:
             for stored in self._stored(log, place, loaded):
                 behind = stored.base + stored.messages
                 if behind > offset and stored.base < end:
-                    yield _cut(stored, max(offset, stored.base), min(end, behind))
+                    yield from _cut(stored, max(offset, stored.base), min(end, behind))
                     offset = min(end, behind)
             if offset >= end or _behind(place) < offset:
                 return
@@ -135,7 +138,7 @@ class Reads:
             return self._of_segment(log, place, loaded)
         file, at = self._journal.locate(place.position)
         if file.viewable:
-            assert place.position + place.length <= self._journal.written, "these bytes are not written yet"
+            assert place.position + place.length <= self._journal.durable, "these bytes are not written yet"
             data = self._files.view(file.name, at, place.length)
         else:
             data = memoryview(self._bytes(Extent(file.name, at, place.length), loaded))
@@ -177,11 +180,37 @@ def _verify(data: memoryview, crc: int, base: int, messages: int) -> None:
         raise corrupt(base, messages)
 
 
-def _cut(stored: Stored, first: int, end: int) -> Cut:
-    skipped = first - stored.base
-    data: Buffer = stored.data
-    crc = stored.crc
-    if skipped or end - first < stored.messages:
-        data = cut(BatchView(stored.data, verify=False), skipped, end - first)
-        crc = int.from_bytes(data[4:BATCH_CRC_FROM], "little")
-    return Cut(first, end - first, stored.time, stored.origin_log, stored.origin_first + skipped, crc, data)
+def _cut(stored: Stored, first: int, end: int) -> Iterator[Cut]:
+    """What the batch has of offsets `first` … `end`: in a sparse one that may be nothing."""
+    base, messages, time, origin_log, origin_first, crc, data = stored
+    if is_sparse(data):
+        view = BatchView(data, verify=False)
+        deltas = view.deltas
+        low, high = bisect_left(deltas, first - base), bisect_left(deltas, end - base)
+        if low < high:
+            yield _part(stored, view, low, high - low)
+    elif end - first == messages:
+        yield Cut(base, end, messages, time, origin_log, origin_first, crc, data)
+    else:
+        yield _part(stored, BatchView(data, verify=False), first - base, end - first)
+
+
+def _part(stored: Stored, view: BatchView, index: int, messages: int) -> Cut:
+    """Messages from number `index` of a batch on."""
+    data = cut(view, index, messages)
+    skipped, last = view.deltas[index], view.deltas[index + messages - 1]
+    first, end = stored.base + skipped, stored.base + last + 1
+    origin = stored.origin_log, stored.origin_first + skipped
+    return Cut(first, end, messages, stored.time, *origin, _crc_of(data), data)
+
+
+def shortened(whole: Cut, messages: int) -> Cut:
+    """Its first messages alone."""
+    view = BatchView(whole.data, verify=False)
+    data = cut(view, 0, messages)
+    end = whole.first + view.deltas[messages - 1] + 1
+    return whole._replace(end=end, messages=messages, crc=_crc_of(data), data=data)
+
+
+def _crc_of(data: Buffer) -> int:
+    return int.from_bytes(data[4:BATCH_CRC_FROM], "little")

@@ -17,6 +17,7 @@ from penstock.errors import Invalid
 from penstock.record import Record
 from penstock.topic import Topic
 from penstock.values import Outgoing, PartitionDescription, RecordMetadata
+from penstock.views import Records
 
 AT_ONCE = 5_000
 """Records to fetch at most before they are written."""
@@ -140,18 +141,22 @@ class Fetching:
                 cursor.partition,
                 cursor.offset,
                 max_records=int(min(AT_ONCE, self._left, cursor.end - cursor.offset)),
-                wait=WAIT_SECONDS,
+                wait=WAIT_SECONDS if cursor.end == inf else 0.0,
             )
             async with self._writing:
-                await self._write(cursor, records[: int(min(len(records), self._left))])
+                await self._write(cursor, records)
 
-    async def _write(self, cursor: Cursor, records: list[Record[bytes]]) -> None:
-        if not records:
-            return
-        await self._call.out.write(b"".join(map(self._render, records)))
-        self._left -= len(records)
-        cursor.offset = records[-1].offset + 1
-        if self._group is not None:
+    async def _write(self, cursor: Cursor, records: Records[bytes]) -> None:
+        before = cursor.offset
+        wanted = records[: int(min(len(records), self._left))]
+        if wanted:
+            await self._call.out.write(b"".join(map(self._render, wanted)))
+            self._left -= len(wanted)
+        if len(wanted) == len(records):
+            cursor.offset = records.next_offset
+        elif wanted:
+            cursor.offset = wanted[-1].offset + 1
+        if self._group is not None and cursor.offset != before:
             await self._group.commit(self._topic.name, {cursor.partition: cursor.offset})
 
     async def _cursors(self) -> list[Cursor]:

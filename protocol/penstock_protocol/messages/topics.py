@@ -32,11 +32,13 @@ class Fetch(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """`slices` slices and their batches; the partition starts at `start` and ends at `end`."""
+    """`slices` slices and their batches; the partition starts at `start` and ends at `end`. Go on at `next`:
+    between there and what was asked for there is nothing more."""
 
     slices: int
     start: int
     end: int
+    next: int
     payload: Any
 
 

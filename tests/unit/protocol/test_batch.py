@@ -18,6 +18,7 @@ from penstock_protocol.batch import (
     Kind,
     cut,
     from_u32,
+    picked,
     renumbered,
     sealed,
     to_u32,
@@ -193,6 +194,60 @@ def test_cut_of_everything_is_the_batch_itself() -> None:
     assert cut(view, 0, 3) is view.view
 
 
+# sparse
+
+
+@given(messages_strategy, st.data())
+def test_picked_messages_are_the_same_and_keep_their_offsets(
+    messages: list[Message], data: st.DataObject
+) -> None:
+    view = BatchView(built(messages).encode(5, 6))
+    expected = dict(enumerate(messages))
+    first = 0
+    for _ in range(3):
+        chosen = data.draw(st.sets(st.integers(0, view.count - 1), min_size=1))
+        offsets = [first + view.deltas[index] for index in sorted(chosen)]
+        view = BatchView(picked(view, sorted(chosen)))
+        first, expected = offsets[0], {offset: expected[offset] for offset in offsets}
+        assert [first + delta for delta in view.deltas] == offsets
+        assert read(view) == list(expected.values())
+        assert (view.producer_id, view.sequence) == (5, 6)
+
+
+def test_picked_neighbours_are_a_cut() -> None:
+    view = BatchView(built(RICH).encode(5, 6))
+    assert picked(view, [1, 2]) == cut(view, 1, 2)
+    assert not BatchView(picked(view, [1, 2])).sparse
+
+
+def test_cut_of_a_sparse_batch_counts_from_its_own_first() -> None:
+    sparse = BatchView(picked(BatchView(built(PLAIN * 3).encode()), [0, 2, 5, 6, 8]))
+    assert list(sparse.deltas) == [0, 2, 5, 6, 8]
+    part = BatchView(cut(sparse, 1, 3))
+    assert list(part.deltas) == [0, 3, 4]
+    assert read(part) == read(sparse)[1:4]
+    assert not BatchView(cut(sparse, 2, 2)).sparse
+
+
+def test_sparse_batch_cannot_be_published() -> None:
+    with pytest.raises(Invalid, match="sparse"):
+        BatchView(picked(BatchView(built(PLAIN).encode()), [0, 2])).check(MESSAGE_BYTES_MAX_DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "sparse"),
+    [([1, 2], True), ([0, 0], True), ([0, 3, 2], True), ([0, 2], False), (None, True)],
+    ids=["not from 0", "one twice", "going back", "under no flag", "none under the flag"],
+)
+def test_deltas_that_make_no_sense_are_refused(deltas: list[int] | None, sparse: bool) -> None:
+    count = len(deltas or "ab")
+    column = to_u32(deltas) if deltas else b""
+    table = COLUMN.pack(Kind.DELTA, 4, 0, len(column)) if deltas else b""
+    tail = table + to_u32([0] * count) + column
+    with pytest.raises(Invalid, match="deltas"):
+        BatchView(sealed(count, bool(table), 0, 0, tail, sparse=sparse))
+
+
 # what is refused
 
 
@@ -254,6 +309,7 @@ HEADER_FAULTS = {
     "another version": (8, "B", 2),
     "the compressed flag": (9, "B", 1),
     "the sparse flag": (9, "B", 2),
+    "both flags": (9, "B", 3),
     "no messages": (10, "H", 0),
     "too many messages": (10, "H", BATCH_COUNT_MAX + 1),
     "an epoch": (14, "H", 1),

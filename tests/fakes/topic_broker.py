@@ -1,0 +1,106 @@
+"""A topic in memory, for handles and consumers that think it is a broker's."""
+
+from typing import Any
+
+from tests.fakes.client_wire import LOG, FakeClient, delivered, payload_of
+
+from penstock import codecs
+from penstock.errors import OffsetOutOfRange
+from penstock.topic import Topic
+from penstock.topic_consumer import TopicConsumer
+from penstock_protocol.batch import Kind
+from penstock_protocol.messages.queues import Confirm
+from penstock_protocol.messages.schema import pack_document
+from penstock_protocol.messages.session import Document, Done
+from penstock_protocol.messages.topics import (
+    At,
+    Commit,
+    DescribeTopic,
+    Fetch,
+    Fetched,
+    Offset,
+    OffsetReply,
+    Offsets,
+)
+
+
+APPENDED = 1_700_000_000_000
+
+
+class Publisher:
+    """Confirms everything at once, at offset 40."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[Any, bytes, dict[Kind, Any]]] = []
+        self.error: Exception | None = None
+
+    async def publish(self, to: Any, body: bytes, cells: Any, view: Any, *, timeout: float | None) -> Any:
+        address = to() if callable(to) else to
+        self.published.append((address, body, dict(cells)))
+        if self.error is not None:
+            raise self.error
+        confirm = Confirm(address.partition, 40, 1, False, "fsync", 0, APPENDED, LOG.bytes)
+        return view(confirm, 0)
+
+
+class Broker(FakeClient):
+    """A topic in memory."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        super().__init__()
+        self.publisher = Publisher()
+        self.logs: list[list[bytes]] = [[] for _ in range(partitions)]
+        self.starts = [0] * partitions
+        self.gone: set[int] = set()
+        """Offsets compacted away."""
+        self.committed: dict[int, tuple[int, str]] = {}
+        self.wire.answers = {
+            DescribeTopic: lambda _: document({"partitions": [{}] * len(self.logs)}),
+            Offsets: lambda _: document([[p, *stored, APPENDED] for p, stored in self.committed.items()]),
+            Offset: self._offset,
+            Commit: self._commit,
+            Fetch: self._fetch,
+        }
+
+    def _offset(self, request: Offset) -> OffsetReply:
+        return OffsetReply(0 if request.at == At.EARLIEST else len(self.logs[request.partition]))
+
+    def _commit(self, request: Commit) -> Done:
+        for partition, offset, metadata in request.offsets:
+            self.committed[partition] = offset, metadata
+        return Done()
+
+    def _fetch(self, request: Fetch) -> Any:
+        """Answered at once if there are records, or when there are."""
+        log, start = self.logs[request.partition], self.starts[request.partition]
+        if not start <= request.offset <= len(log):
+            return OffsetOutOfRange("gone", detail={"start": start, "end": len(log)})
+        bodies = log[request.offset :][: min(request.records, 10)]
+        if not bodies:
+            return None
+        kept = [index for index in range(len(bodies)) if request.offset + index not in self.gone]
+        parts = []
+        if kept:
+            stamps = {"first": request.offset, "partition": request.partition, "token": 0}
+            parts.append(delivered(*bodies, kept=kept, **stamps))
+        slices, payload = payload_of(*parts)
+        return Fetched(slices, start, len(log), request.offset + len(bodies), payload)
+
+    def append(self, *bodies: bytes, partition: int = 0) -> None:
+        self.logs[partition] += bodies
+        for asked in self.wire.asked:
+            if not asked.answered and isinstance(asked.message, Fetch):
+                answer = self._fetch(asked.message)
+                if answer is not None:
+                    asked.reply(answer)
+
+    def topic(self, codec: codecs.Codec[Any] = codecs.raw) -> Topic[Any]:
+        client: Any = self
+        return Topic(client, "lines", codec)
+
+    def consumer(self, *partitions: int, **options: Any) -> TopicConsumer[Any]:
+        return self.topic().consumer("readers", partitions=partitions or (0,), **options)
+
+
+def document(value: Any) -> Document:
+    return Document(memoryview(pack_document(value)))
