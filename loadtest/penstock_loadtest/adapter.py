@@ -4,6 +4,7 @@ One adapter object serves one flow in one process. An adapter uses its system th
 documentation recommends to Python programs; whatever it batches, pipelines or prefetches is its own affair.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
@@ -30,15 +31,20 @@ class Adapter(ABC):
         self.url = url
         self.flow = flow
         self.name = name
-        self.stopped = False
+        self.stopping = asyncio.Event()
 
     def names(self) -> list[str]:
         """Of the queues of the flow, by lane."""
         return [f"{self.name}-{lane}" for lane in range(self.flow.lanes)]
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self.stopping.is_set()
+
     def stop(self) -> None:
         """`consume` is to return when it has settled what it was given."""
-        self.stopped = True
+        self.stopping.set()
 
     @abstractmethod
     async def open(self) -> None:

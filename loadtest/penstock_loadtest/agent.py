@@ -41,7 +41,7 @@ def adapter_of(path: str, *arguments: Any) -> Adapter:
     return made
 
 
-async def produce(job: dict[str, Any], adapter: Adapter, commands: AsyncIterator[dict[str, Any]]) -> None:
+async def produce(job: dict[str, Any], adapter: Adapter, commands: "Commands") -> None:
     """Publish as told."""
     producer = Producer(adapter, adapter.flow, job["run"], job["number"])
     async with _progress(producer.progress):
@@ -53,7 +53,7 @@ async def produce(job: dict[str, Any], adapter: Adapter, commands: AsyncIterator
             say("published", **took)
 
 
-async def consume(job: dict[str, Any], adapter: Adapter, commands: AsyncIterator[dict[str, Any]]) -> None:
+async def consume(job: dict[str, Any], adapter: Adapter, commands: "Commands") -> None:
     """Consume from `begin` to `end`."""
     consumer = Consumer(adapter, adapter.flow, job["run"], job["number"])
     async with _progress(consumer.progress):
@@ -67,7 +67,7 @@ async def consume(job: dict[str, Any], adapter: Adapter, commands: AsyncIterator
                 consumer.measure()
 
 
-async def idle(job: dict[str, Any], adapter: Adapter, commands: AsyncIterator[dict[str, Any]]) -> None:
+async def idle(job: dict[str, Any], adapter: Adapter, commands: "Commands") -> None:
     """Hold connections open."""
     connections = Idle(adapter.url)
     async for command in commands:
@@ -80,7 +80,7 @@ async def idle(job: dict[str, Any], adapter: Adapter, commands: AsyncIterator[di
         say("connected", seconds=time.monotonic() - began)
 
 
-Role = Callable[[dict[str, Any], Adapter, AsyncIterator[dict[str, Any]]], Awaitable[None]]
+Role = Callable[[dict[str, Any], Adapter, "Commands"], Awaitable[None]]
 ROLES: dict[str, Role] = {"produce": produce, "consume": consume, "idle": idle}
 
 
@@ -108,32 +108,55 @@ def _told(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-async def _lines() -> AsyncIterator[dict[str, Any]]:
-    reader = asyncio.StreamReader(limit=JOB_BYTES_MAX)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-    )
-    while line := await reader.readline():
-        yield json.loads(line)
+class Commands:
+    """The lines of stdin, for a role to take in its time. When stdin ends, whoever takes them is cancelled:
+    the process that gave them is gone."""
+
+    def __init__(self) -> None:
+        self._lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._reader = asyncio.StreamReader(limit=JOB_BYTES_MAX)
+
+    async def listen(self, taker: asyncio.Task[Any]) -> None:
+        """Read until the end."""
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self._reader), sys.stdin)
+        while line := await self._reader.readline():
+            self._lines.put_nowait(json.loads(line))
+        taker.cancel()
+
+    def __aiter__(self) -> "Commands":
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        return await self._lines.get()
 
 
 async def run() -> int:
     """One job; its exit code."""
-    commands = _lines()
-    job = await anext(commands)
-    flow = Flow(**job["flow"])
+    commands = Commands()
+    taker = asyncio.current_task()
+    assert taker is not None
+    listening = asyncio.ensure_future(commands.listen(taker))
     try:
-        adapter = adapter_of(job["adapter"], job["url"], flow, job["name"])
-        await adapter.open()
-        try:
-            say("ready")
-            await ROLES[job["role"]](job, adapter, commands)
-        finally:
-            await adapter.close()
+        await _work(await anext(commands), commands)
+    except asyncio.CancelledError:
+        return 1
     except Exception as error:
         say("failed", why=_told(error))
         return 1
+    finally:
+        listening.cancel()
     return 0
+
+
+async def _work(job: dict[str, Any], commands: "Commands") -> None:
+    adapter = adapter_of(job["adapter"], job["url"], Flow(**job["flow"]), job["name"])
+    await adapter.open()
+    try:
+        say("ready")
+        await ROLES[job["role"]](job, adapter, commands)
+    finally:
+        await adapter.close()
 
 
 def runner() -> Callable[[Any], Any]:

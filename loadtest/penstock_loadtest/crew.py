@@ -70,6 +70,7 @@ class Agent:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_BYTES_MAX,
+            start_new_session=True,  # Ctrl-C is for who directs them
         )
         agent = cls(process, f"{job['role']}r {job['number']}", watch)
         agent._write(job)

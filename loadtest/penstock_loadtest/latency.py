@@ -16,6 +16,8 @@ DIGITS = 3
 SUB_BUCKET_BITS = 11
 """An HDR histogram of three digits keeps the first 11 bits of a value: to drop the others before is free."""
 PENDING_MAX = 10_000
+CURVE_FROM = 1.25
+"""Where a percentile plot begins: at 20 %."""
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -77,10 +79,10 @@ def summary(histogram: Any) -> dict[str, float]:
 
 
 def curve(histogram: Any, points: int = 200) -> list[tuple[float, float]]:
-    """(1 / (1 - quantile), µs), evenly spaced on a logarithmic axis up to the last value: the percentile
-    plot of HdrHistogram."""
+    """(1 / (1 - quantile), µs) from `CURVE_FROM` to the last value, evenly spaced on a logarithmic axis: the
+    percentile plot of HdrHistogram."""
     count = histogram.get_total_count()
     if not count:
         return []
-    ratios = np.logspace(0, np.log10(max(count, 10)), points).tolist()
+    ratios = np.geomspace(CURVE_FROM, max(count, 10), points).tolist()
     return [(ratio, histogram.get_value_at_percentile(100 * (1 - 1 / ratio))) for ratio in ratios]

@@ -10,14 +10,16 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock_loadtest.agent import adapter_of
 from penstock_loadtest.bare import bare
 from penstock_loadtest.broker import Usage
-from penstock_loadtest.crew import Agent, RunFailed, Watch, all_heard, close_all
+from penstock_loadtest.crew import Agent, Watch, all_heard, close_all
 from penstock_loadtest.latency import merged, summary
+from penstock_loadtest.profile import Profiles
 from penstock_loadtest.scenarios import Flow, Scenario
 from penstock_loadtest.systems import Server
 from penstock_loadtest.verify import account
@@ -163,14 +165,23 @@ def _measured(parts: list[dict[str, Any]], began: float, ended: float) -> dict[s
 
 
 class Run:
-    """A scenario on a target. `seconds`: the most that producers go on in the measurement, None: no limit.
-    `tell` is called with every sample."""
+    """A scenario on a target. `seconds`: the most that producers go on in each phase, None: no limit.
+    `tell` is called with every sample. `profile`: where flame graphs of the measurement go."""
 
-    def __init__(self, target: Target, scenario: Scenario, *, seconds: float | None, tell: Tell) -> None:
+    def __init__(
+        self,
+        target: Target,
+        scenario: Scenario,
+        *,
+        seconds: float | None,
+        tell: Tell,
+        profile: Path | None = None,
+    ) -> None:
         self._target = target
         self._scenario = scenario
         self._seconds = seconds
         self._tell = tell
+        self._profile = profile
         self._watch = Watch()
         number = int.from_bytes(os.urandom(4), "little")
         job = {"adapter": target.adapter, "url": target.url, "run": number, "name": f"loadtest-{number:08x}"}
@@ -207,10 +218,11 @@ class Run:
     async def _measured(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         sampling = asyncio.ensure_future(self._sample())
         try:
-            await self._phase(lambda flow: flow.warm_up, None)
+            await self._phase(lambda flow: flow.warm_up, self._seconds)
             idle = await self._beside_idle() if self._scenario.idle else None
             before, crew_before = self._usage(), self._crew_usage()
-            published = await self._phase(lambda flow: flow.messages, self._seconds)
+            with self._profiled():
+                published = await self._phase(lambda flow: flow.messages, self._seconds)
             after, crew_after = self._usage(), self._crew_usage()
         finally:
             sampling.cancel()
@@ -264,6 +276,18 @@ class Run:
         for crew in self.crews:
             await crew.leave()
 
+    def _profiled(self) -> AbstractContextManager[None]:
+        if self._profile is None:
+            return nullcontext()
+        pids = {
+            f"{crew.flow.name}-{agent.title.replace(' ', '-')}": agent.pid
+            for crew in self.crews
+            for agent in crew
+        }
+        server = self._target.server
+        brokers = {f"broker-{pid}": pid for pid in server.pids()} if server else {}
+        return Profiles(self._profile, {**brokers, **pids})
+
     # Watching
 
     def _usage(self) -> Usage | None:
@@ -295,6 +319,3 @@ def _used(before: Usage, after: Usage, messages: int) -> dict[str, float]:
         "rss_anon": after.rss_anon,
         "descriptors": after.descriptors,
     }
-
-
-__all__ = ["Run", "RunFailed", "Target"]

@@ -74,26 +74,26 @@ def installed(distribution: str) -> str:
 
 
 def _peer(
-    module: str, name: str, durability: str, clients: tuple[str, ...], settings: tuple[str, ...]
+    name: str, durability: str, clients: tuple[str, ...], place: str, adapter: str, *settings: str
 ) -> System:
-    place = f"penstock_loadtest.peers.{module}"
-    return System(name, durability, f"{place}:Client", clients, f"{place}:Server", settings)
+    module = f"penstock_loadtest.peers.{place}"
+    return System(name, durability, f"{module}:{adapter}", clients, f"{module}:Server", settings)
 
 
+PIKA, REDIS, KAFKA = ("pika",), ("redis", "hiredis"), ("confluent-kafka",)
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
         System(OWN, "fsync", "penstock_loadtest.own:Penstock", ("penstock", "uvloop", "msgpack")),
-        _peer("rabbitmq", "rabbitmq-classic", "confirm after fsync", ("pika",), ("classic",)),
-        _peer("rabbitmq", "rabbitmq-quorum", "confirm after fsync, one replica", ("pika",), ("quorum",)),
-        _peer("nats_", "nats", "page cache, fsync every 2 min", ("nats-py",), ()),
-        _peer(
-            "redis_", "redis-everysec", "page cache, fsync every second", ("redis", "hiredis"), ("everysec",)
-        ),
-        _peer("redis_", "redis-always", "fsync", ("redis", "hiredis"), ("always",)),
-        _peer("beanstalkd", "beanstalkd", "fsync", (), ()),
-        _peer("kafka", "kafka", "page cache, acks=all, one replica", ("confluent-kafka",), ()),
-        _peer("kafka", "kafka-fsync", "fsync, acks=all, one replica", ("confluent-kafka",), ("fsync",)),
+        _peer("rabbitmq-classic", "confirm after fsync", PIKA, "rabbitmq", "Classic"),
+        _peer("rabbitmq-quorum", "confirm after fsync, 1 replica", PIKA, "rabbitmq", "Quorum"),
+        _peer("nats", "page cache, fsync every 2 min", ("nats-py",), "nats", "JetStream"),
+        _peer("redis-everysec", "page cache, fsync every 1 s", REDIS, "redis", "Streams", "everysec"),
+        _peer("redis-always", "fsync", REDIS, "redis", "Streams", "always"),
+        _peer("beanstalkd", "page cache, fsync every 50 ms", (), "beanstalkd", "Tubes", "50"),
+        _peer("beanstalkd-fsync", "fsync", (), "beanstalkd", "Tubes", "0"),
+        _peer("kafka", "page cache, acks=all, 1 replica", KAFKA, "kafka", "Topics"),
+        _peer("kafka-fsync", "fsync, acks=all, 1 replica", KAFKA, "kafka", "Topics", "fsync"),
     )
 }
 PEERS = [name for name in SYSTEMS if name != OWN]
