@@ -23,7 +23,6 @@ from penstock_protocol.messages.topics import (
     Offsets,
 )
 
-
 APPENDED = 1_700_000_000_000
 
 
