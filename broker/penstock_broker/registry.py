@@ -4,7 +4,6 @@
 that is the only place where one machine's outcome concerns another object.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -18,7 +17,7 @@ from penstock_broker.queues.queue import Queue
 from penstock_broker.storage.checkpoint import Chosen
 from penstock_broker.storage.entries import At, Kind, Part
 from penstock_broker.storage.files import StorageError
-from penstock_broker.storage.log import Log
+from penstock_broker.storage.log import Log, Use
 from penstock_broker.storage.node import NODE, Node
 from penstock_broker.topics.partition import Partition
 from penstock_broker.topics.policy import policy_for as topic_policy_for
@@ -34,8 +33,8 @@ class Registry:
     def __init__(self, tokens: Tokens, random: Random) -> None:
         self.tokens = tokens
         self._random = random
-        self.use: Counter[int] = Counter()
-        """Blocks per segment, over all logs."""
+        self.use = Use()
+        """What of each segment is pointed to."""
         self.node = Node()
         self.catalogue = Catalogue()
         self.queues: dict[str, Queue] = {}
@@ -178,6 +177,11 @@ class Registry:
         for machine in self._machines.values():
             if isinstance(machine, Queue | Partition):
                 yield machine
+
+    def owner(self, uuid: bytes) -> Queue | Partition | None:
+        """The machine with that log."""
+        machine = self._machines.get(uuid)
+        return machine if isinstance(machine, Queue | Partition) else None
 
     def queue(self, name: str, *, whole: bool = True) -> Queue:
         """The queue of that name. Raises `NotFound`, or `Corrupt` unless a damaged one will do."""

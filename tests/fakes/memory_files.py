@@ -174,9 +174,7 @@ class MemoryFiles:
             return (yield from self._take_steps(job))
         yield self.disk.create(job.name)
         with self._unlinked_on_failure(job.name):
-            written = yield from self._take_steps(job)
-            yield self.disk.sync_directory()
-        return written
+            return (yield from self._take_steps(job))
 
     def _take_steps(self, job: Copy) -> Steps:
         written = 0
@@ -188,11 +186,17 @@ class MemoryFiles:
                 at += len(data)
             yield self.disk.sync(job.name)
             written += at - step.offset
+        yield self.disk.sync_directory()
         return written
 
     def _bytes_of(self, piece: Buffer | Extent) -> Buffer:
         if not isinstance(piece, Extent):
             return piece
+        if piece.verbatim:
+            try:
+                return self.disk.read(piece.name, piece.offset, piece.length).ljust(piece.length, b"\0")
+            except OSError:
+                return bytes(piece.length)
         data = self.disk.read(piece.name, piece.offset, piece.length)
         if len(data) < piece.length or (piece.crc is not None and crc32(data) != piece.crc):
             raise Damaged(f"{piece.name}: {piece.length} bytes at {piece.offset} fail their checksum")

@@ -99,13 +99,18 @@ class Bench:
         """Turns and jobs until neither brings anything more; where only time brings it, time passes."""
         self.turn()
         seconds_left = PATIENCE_SECONDS
-        while self.jobs or not self.core.engine.journal.idle:
-            if not self.jobs:
+        while self.jobs or not self.core.engine.journal.idle or self._is_due:
+            if not self.jobs and not self._is_due:
                 assert seconds_left, "the journal cannot go on"
                 seconds_left -= 1
                 self.clock.advance(1_000)
             self.run_jobs()
             self.turn()
+
+    @property
+    def _is_due(self) -> bool:
+        deadline = self.core.deadline
+        return deadline is not None and deadline <= self.clock.now().mono
 
     def call(self, connection: Connection, request: Any) -> Any:
         """Have a request answered."""

@@ -1,6 +1,5 @@
 """What a review of the broker found: each a sentence, on a core driven by hand over files in memory."""
 
-from collections import Counter
 from random import Random
 from typing import Any
 
@@ -14,10 +13,8 @@ from penstock_broker.outputs import Close, Send
 from penstock_broker.queues.outcomes import History
 from penstock_broker.session import Connection
 from penstock_broker.settings import CoreSettings
-from penstock_broker.storage import entries
-from penstock_broker.storage.entries import At, Kind, Part
 from penstock_broker.storage.files import Job, Load, StorageError, Write
-from penstock_broker.storage.log import Log
+from penstock_broker.storage.log import Young
 from penstock_protocol import verbs
 from penstock_protocol.batch import BatchBuilder
 from penstock_protocol.errors import Corrupt, NotFound
@@ -78,8 +75,9 @@ class Rig:
     def settle(self) -> None:
         """Turns and jobs until neither brings anything more."""
         self.turn()
-        while self.jobs:
-            self.run(self.jobs.pop(0))
+        while self.jobs or (self.core.deadline or 0) <= self.clock.now().mono:
+            if self.jobs:
+                self.run(self.jobs.pop(0))
             self.turn()
 
     def ask(self, connection: Connection, request: Any) -> Any:
@@ -269,7 +267,7 @@ def test_queue_whose_snapshots_are_damaged_stays_corrupt_and_keeps_its_bytes() -
         rig.clock.advance(2_000)
         checkpoint(rig)
         checkpoint(rig)
-    assert segments <= rig.core.engine.node.segments
+    assert segments <= set(rig.core.engine.node.segments)
 
 
 # ---- Nothing undurable is said
@@ -352,6 +350,7 @@ def test_one_damaged_batch_keeps_no_other_message_from_being_received() -> None:
     rig = rig.killed()
     me = rig.connect()
     place = rig.core.registry.queues["a"].log.at(0)
+    assert isinstance(place, Young)
     file, at = rig.core.engine.journal.locate(place.position)
     rig.files.disk.flip(file.name, at + 36, 0xFF)
     assert isinstance(rig.receive(me, "a", 10), Corrupt)
@@ -468,19 +467,3 @@ def test_clean_stop_ends_though_clients_go_on_acking() -> None:
         if rig.jobs:
             rig.run(rig.jobs.pop(0))
     assert rig.core.stopped
-
-
-# ---- Folding
-
-
-@pytest.mark.parametrize("trimmed_rows_min", [1, 1_000], ids=["shifted", "kept"])
-def test_archived_block_has_the_time_of_its_first_batch_that_is_left(
-    monkeypatch: pytest.MonkeyPatch, trimmed_rows_min: int
-) -> None:
-    monkeypatch.setattr("penstock_broker.storage.log.TRIM_ROWS_MIN", trimmed_rows_min)
-    log = Log(bytes(16), Counter())
-    for base in range(3):
-        log.appended(Part(log.uuid, Kind.APPEND, base, 1), At(base + 1, 1_000 + base, base, 1, 0))
-    log.trim(1)
-    log.archived(Part(log.uuid, Kind.ARCHIVED, 1, 1, 0, entries.BLOCK.pack(0, 2, 0, 2, 1)))
-    assert log.time(1) == 1_001

@@ -10,7 +10,7 @@ from penstock_broker.core import Core
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.storage.checkpoint import SLOTS
-from penstock_broker.storage.log import Log, Old, Young
+from penstock_broker.storage.log import Log, Stretch, Young
 from penstock_broker.storage.segment import segment_name
 
 
@@ -93,9 +93,10 @@ def index_is_whole(core: Core, log: Log) -> None:
             offset += 1
             continue
         place = log.at(offset)
+        assert place is not None, f"offset {offset} is lost"
         first = place.base if isinstance(place, Young) else place.first
         assert first <= offset < first + place.messages, f"offset {offset} is lost, next to {place}"
-        if isinstance(place, Old):
+        if isinstance(place, Stretch):
             assert place.segment in core.engine.node.segments, place
         offset = first + place.messages
 
@@ -104,11 +105,11 @@ def segments_are_counted(core: Core) -> None:
     """What the node counts per segment is what the logs hold there."""
     held: Counter[int] = Counter()
     for owner in core.registry.owners():
-        old = owner.log._old
-        held.update(old.arrays[2][old.first :])
-    counted = Counter({number: uses for number, uses in core.registry.use.items() if uses})
-    assert held == counted, (held, counted)
-    assert set(held) <= core.engine.node.segments
+        for stretch in owner.log.stretches():
+            held[stretch.segment] += stretch.length
+    assert held == core.registry.use.total(), (held, core.registry.use.total())
+    for number, size in held.items():
+        assert size <= core.engine.node.segments[number].size, number
 
 
 def files_are_known(core: Core, names: Collection[str], busy: Collection[str]) -> None:

@@ -83,6 +83,8 @@ class Queue:
             self._settled(part)
         elif kind == Kind.RETURN:
             self._returned(part)
+        elif kind == Kind.MOVED:
+            self.log.moved(part)
         elif kind == Kind.ARCHIVED:
             self.log.archived(part)
         elif kind == Kind.HANDED_OUT:
@@ -399,6 +401,10 @@ class Queue:
     def is_alive(self, first: int, messages: int) -> bool:
         """Something in that range is not settled."""
         return self.states.has_alive(first, messages)
+
+    def alive(self, first: int, messages: int) -> int:
+        """How many messages in that range are not settled."""
+        return self.states.count_alive(first, messages)
 
     def ranges(self, state: State, limit: int) -> list[tuple[int, int, History]]:
         """Runs in a state, oldest first, at most `limit` messages, cut where histories differ."""

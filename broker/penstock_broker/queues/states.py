@@ -234,6 +234,22 @@ class States:
             offset += high - low
         return False
 
+    def count_alive(self, first: int, messages: int) -> int:
+        """How many messages in the range are not settled."""
+        end = first + messages
+        alive = end - max(first, self.cursor) if end > self.cursor else 0
+        offset, end = max(first, self.head), min(end, self.cursor)
+        while offset < end:
+            page, low = divmod(offset, PAGE)
+            high = min(PAGE, low + end - offset)
+            held = self._pages[page]
+            if isinstance(held, int):
+                alive += (high - low) * (held != State.SETTLED)
+            else:
+                alive += high - low - held.count(State.SETTLED, low, high)
+            offset += high - low
+        return alive
+
     def _search(self) -> int:
         """First READY offset between hint and cursor; the cursor if the count is of none."""
         offset = max(self._hint, self.head)

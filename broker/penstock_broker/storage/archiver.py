@@ -1,22 +1,32 @@
-"""The archiver: keeps the journal within its budget. What is alive in the oldest journal file moves into
-segments, then the file is freed; segments that hold nothing alive are dropped.
+"""The archiver: keeps the journal within its budget, and segments from holding more dead bytes than alive.
 
-Order: segment written and synced, directory synced → the ARCHIVED parts durable → the journal file may
-go. DROPPED durable → the segment may go. It holds no state that a crash would miss.
+    journal file over age or budget → gather → [SEGMENT durable] → files written → [ARCHIVED durable] → freed
+    sealed segment, little of it alive → evacuated the same way, with MOVED → [DROPPED durable] → unlinked
+
+One run at a time, made in slices between turns. Runs are paced while there is time, so that their syncs
+leave the disk to the journal's. Nothing here would be missed after a crash: a run that was not recorded
+never was, and what it wrote is written over.
 """
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from penstock_broker.storage import archive
+from penstock_broker.storage.archive import Gathering, Moved, Run
 from penstock_broker.storage.entries import Kind, Part
-from penstock_broker.storage.files import Drop, Job
+from penstock_broker.storage.evacuation import Evacuation
+from penstock_broker.storage.files import Drop, Extent, Job, Load
 from penstock_broker.storage.journal import Journal, JournalFile, JournalSettings
+from penstock_broker.storage.log import Use
 from penstock_broker.storage.node import NODE, Node
+from penstock_broker.storage.reads import Reads
 from penstock_broker.storage.segment import segment_name
 
 ARCHIVE_AGE_MS = 60_000
+PACE_BYTES_PER_MS = 100_000
+"""While the journal holds less than PRESSURE of its budget."""
+PRESSURE = 0.75
+EVACUATE_EVERY_MS = 10_000
 
 T = TypeVar("T")
 
@@ -32,6 +42,10 @@ class Owners(Protocol):
         """The machine of that uuid."""
         ...
 
+    def owner(self, uuid: bytes) -> archive.Owner | None:
+        """The machine with that log."""
+        ...
+
     @property
     def corrupt(self) -> Collection[bytes]:
         """Machines whose snapshots are damaged: what they hold here is not their state."""
@@ -40,6 +54,9 @@ class Owners(Protocol):
 
 class Host(Protocol[T]):
     """The engine, as the archiver uses it."""
+
+    reads: Reads
+    disk_written: int
 
     @property
     def journal(self) -> Journal[T]:
@@ -50,8 +67,6 @@ class Host(Protocol[T]):
     def sizes(self) -> JournalSettings:
         """Of the journal."""
         ...
-
-    disk_written: int
 
     @property
     def covered(self) -> int:
@@ -66,6 +81,10 @@ class Host(Protocol[T]):
         """Put a job into `jobs`; `then` takes its result."""
         ...
 
+    def load(self, load: Load, then: Callable[[object], None]) -> None:
+        """Run a Load and hand its result (bytes, or the exception) to `then`."""
+        ...
+
     def is_read(self, name: str) -> bool:
         """A job reads that file."""
         ...
@@ -78,16 +97,31 @@ class Host(Protocol[T]):
 class Archiver(Generic[T]):
     """Of one engine."""
 
-    def __init__(self, host: Host[T], owners: Owners, node: Node, use: Counter[int]) -> None:
+    def __init__(self, host: Host[T], owners: Owners, node: Node, use: Use) -> None:
         self._host = host
         self._owners = owners
         self._node = node
         self._use = use
-        """Blocks per segment, kept by the logs."""
-        self._run: tuple[int, archive.Run] | None = None
-        """A planned run, and the position that must be durable before its file is written."""
-        self._busy = False
+        self._evacuation = Evacuation(owners, node, use)
+        self._evacuate_at = 0
+        self._steps: Gathering | None = None
+        """What gathers the run that is being made."""
+        self._loading = False
+        """It waits for bytes."""
+        self._gathered: list[Moved] = []
+        self._run: tuple[int, Run] | None = None
+        """A run laid out, and the position that must be durable before its files are written."""
+        self._writing: Run | None = None
+        self._left = 0
+        """Its copies that are not done."""
+        self._broken = False
+        """One of them failed."""
         self._failed = False
+        """A run did; the next is made with the next tick."""
+        self._mono = 0
+        self._next_at = 0
+        """mono ms before which no run begins, but under pressure."""
+        self._paced = False
         self._free_mark: int | None = None
         """What must be durable before the oldest journal file goes, once nothing in it is alive."""
         self._dropping: list[tuple[int, str]] = []
@@ -97,18 +131,22 @@ class Archiver(Generic[T]):
         when a file was begun or freed, a checkpoint or a run is done, and once a second."""
         self.quiet = False
         """Nothing is appended of the engine's own accord any more: the node stops."""
+        self.bytes_moved = {Kind.ARCHIVED: 0, Kind.MOVED: 0}
 
-    def step(self, wall: int, jobs: list[Job]) -> None:
+    def step(self, mono: int, wall: int, jobs: list[Job]) -> None:
         """Go on with whatever can go on."""
+        self._mono = mono
+        if self._steps is not None and not self._loading:
+            self._gather(self._steps, None, wall)
         if self._run is not None:
             self._start(self._run, jobs)
         if self._free_mark is not None:
             self._free(jobs)
-        journal = self._host.journal
-        if self.look or self._newest is not journal.files[-1]:
-            self.look = False
-            self._newest = journal.files[-1]
-            self._archive(wall)
+        newest = self._host.journal.files[-1]
+        if self.look or self._newest is not newest or (self._paced and mono >= self._next_at):
+            self.look = self._paced = False
+            self._newest = newest
+            self._begin(wall)
             self._free(jobs)
         if self._dropping:
             self._drop(jobs)
@@ -119,51 +157,127 @@ class Archiver(Generic[T]):
         self._drop_segments(wall)
         self.look = True
 
-    def _start(self, planned: tuple[int, archive.Run], jobs: list[Job]) -> None:
-        """Write the planned segment, once it is durable that it was begun."""
-        position, run = planned
-        if self._host.journal.durable >= position and run.copy is not None:
-            self._run = None
-            self._host.start(run.copy, lambda result: self._done_archive(run, result), jobs)
+    @property
+    def wake_at(self) -> int | None:
+        """The mono ms at which there is more to do, whatever else happens."""
+        if self._steps is not None and not self._loading:
+            return self._mono
+        return self._next_at if self._paced else None
 
-    def _archive(self, wall: int) -> None:
-        """Plan to move what is alive out of the oldest journal file, if that is due."""
+    # ---- Making a run
+
+    def _begin(self, wall: int) -> None:
+        """Begin to make a run, if one is due."""
         journal = self._host.journal
-        if self.quiet or self._busy or self._failed or len(journal.files) < 2:
+        if self.quiet or self._failed or self._steps or self._run or self._writing:
             return
+        if self._mono < self._next_at and journal.bytes < PRESSURE * self._host.sizes.budget:
+            self._paced = True
+            return
+        if self._is_due(wall):
+            owners = list(self._owners.owners())
+            self._steps = archive.gather(owners, journal, journal.files[1].start)
+        elif self._mono >= self._evacuate_at and not self._owners.corrupt:
+            self._evacuate_at = self._mono + EVACUATE_EVERY_MS
+            self._steps = self._evacuation.gather(self._host.reads)
+        if self._steps is not None:
+            self._gather(self._steps, None, wall)
+
+    def _is_due(self, wall: int) -> bool:
+        """Something is alive in the oldest journal file, and it is old, or the journal half full."""
+        journal = self._host.journal
+        if len(journal.files) < 2:
+            return False
         aged = wall - journal.files[1].since > ARCHIVE_AGE_MS
         if not aged and journal.bytes <= self._host.sizes.budget // 2:
-            return
-        below = journal.files[1].start
-        if self._oldest_young() >= below:
-            return
-        run = archive.plan(self._owners.owners(), journal, below, self._node.segment_next)
-        if run.copy is None:
-            self._host.append(run.parts, wall=wall)
-            self.look = True
-            return
-        self._busy = True
-        self._run = (self._host.append([Part(NODE, Kind.SEGMENT, self._node.segment_next)], wall=wall), run)
+            return False
+        return self._oldest_young() < journal.files[1].start
 
-    def _done_archive(self, run: archive.Run, result: object) -> None:
-        self._busy = False
-        if isinstance(result, BaseException):
-            # Its leftover is dropped, and the run planned again, with the next tick.
-            self._failed = True
+    def _gather(self, steps: Gathering, answer: bytes | None, wall: int) -> None:
+        """One turn's worth of making a run; `answer` is what it had asked for."""
+        while True:
+            try:
+                found = next(steps) if answer is None else steps.send(answer)
+            except StopIteration:
+                self._steps = None
+                self._lay_out(wall)
+                return
+            answer = None
+            if found is None:
+                return
+            if isinstance(found, Moved):
+                self._gathered.append(found)
+            else:
+                answer = self._host.reads.peek(found)
+                if answer is None:
+                    self._load(steps, found, wall)
+                    return
+
+    def _load(self, steps: Gathering, extent: Extent, wall: int) -> None:
+        def got(result: object) -> None:
+            self._loading = False
+            self._gather(steps, result if isinstance(result, bytes) else b"", wall)
+
+        self._loading = True
+        self._host.load(Load(*extent[:3]), got)
+
+    def _lay_out(self, wall: int) -> None:
+        gathered, self._gathered = self._gathered, []
+        if not gathered or self.quiet:
             return
+        run = archive.lay_out(gathered, self._node, self._evacuation.leaving)
+        if run.copies:
+            self._run = (self._host.append(run.begun, wall=wall) if run.begun else 0, run)
+        else:
+            self._record(run, wall)
+
+    # ---- Carrying it out
+
+    def _start(self, planned: tuple[int, Run], jobs: list[Job]) -> None:
+        """Write the files, once it is durable that they were begun."""
+        position, run = planned
+        if self._host.journal.durable >= position:
+            self._run, self._writing, self._left = None, run, len(run.copies)
+            for copy in run.copies:
+                self._host.start(copy, self._done_copy, jobs)
+
+    def _done_copy(self, result: object) -> None:
+        run = self._writing
+        assert run is not None
+        self._left -= 1
+        if isinstance(result, int):
+            self._host.disk_written += result
+        else:
+            self._broken = True
+        if self._left:
+            return
+        self._writing = None
+        if self._broken:  # what it wrote does not count, and is written over
+            self._broken, self._failed = False, True
+            return
+        self._next_at = self._mono + run.size // PACE_BYTES_PER_MS
+        if not self.quiet:
+            self._record(run, self._host.journal.time)
+
+    def _record(self, run: Run, wall: int) -> None:
+        """Say where bytes lie now; of logs that were deleted meanwhile nothing."""
         self.look = True
-        assert isinstance(result, int)
-        self._host.disk_written += result
         parts = [part for part in run.parts if self._owners.get(part.target) is not None]
-        if parts and not self.quiet:
-            self._host.append(parts, wall=self._host.journal.time)
+        if parts:
+            self._host.append(parts, wall=wall)
+        for kind, size in run.moved.items():
+            self.bytes_moved[kind] += size
+
+    # ---- Giving up files
 
     def _drop_segments(self, wall: int) -> None:
         """Give up segments that hold nothing alive: DROPPED is durable before the file goes. Where a corrupt
         machine has its bytes, nobody knows."""
-        if self._busy or self.quiet or self._owners.corrupt:
+        if self.quiet or self._owners.corrupt:
             return
-        dead = [number for number in sorted(self._node.segments) if not self._use[number]]
+        run = self._writing or (self._run[1] if self._run else None)
+        held = {part.base for part in run.parts if part.target == NODE} if run else set()
+        dead = [n for n in sorted(self._node.segments) if not self._use.of(n) and n not in held]
         if dead:
             position = self._host.append([Part(NODE, Kind.DROPPED, number) for number in dead], wall=wall)
             self._dropping += [(position, segment_name(number)) for number in dead]
@@ -178,14 +292,14 @@ class Archiver(Generic[T]):
         self._dropping = waiting
 
     def _oldest_young(self) -> int:
-        positions = (owner.log.young_position for owner in self._owners.owners())
-        return min(
-            (position for position in positions if position is not None), default=self._host.journal.end
-        )
+        found = (owner.log.young_position for owner in self._owners.owners())
+        return min((position for position in found if position is not None), default=self._host.journal.end)
 
     def _free(self, jobs: list[Job]) -> None:
         """Free the oldest journal file when all five conditions hold."""
         journal = self._host.journal
+        if self._steps is not None or self._run is not None:
+            return  # its bytes may be among those to be moved
         while len(journal.files) > 1:
             file, end = journal.files[0], journal.files[1].start
             if self._host.covered < end or self._host.is_read(file.name):

@@ -2,7 +2,7 @@
 
     offset  size  field (file header, one page of 4,096 bytes, the rest zero)
     0       4     magic       "PSJF"
-    4       2     version     1
+    4       2     version     2
     6       2     reserved
     8       8     number      of the file, as in its name
     16      8     salt        of this use of the file
@@ -12,7 +12,7 @@
 
     offset  size  field (block header, 80 bytes; a block begins on a page)
     0       4     magic       "PSJB"
-    4       2     version     1
+    4       2     version     2
     6       2     reserved
     8       8     file        number of the file it was written to
     16      8     salt        of that use of the file
@@ -64,7 +64,7 @@ BLOCK = Struct(
 BLOCK_HEADER_BYTES = 80
 assert BLOCK.size + CRC.size == BLOCK_HEADER_BYTES
 BLOCK_MAGIC = b"PSJB"
-VERSION = 1
+VERSION = 2
 
 PREFIX = "journal-"
 

@@ -6,7 +6,7 @@ the directory lies. A slot being written is no checkpoint until its header is du
 
     offset  size  field (header, one page, the rest zero)
     0       4     magic             "PSCP"
-    4       2     version           1
+    4       2     version           2
     6       2     reserved
     8       8     generation        grows by one with every checkpoint
     16      8     oldest            smallest as_of: replay starts here
@@ -41,7 +41,7 @@ CRC = Struct("<I")
 HEADER_BYTES = 56
 assert HEADER.size + CRC.size == HEADER_BYTES
 MAGIC = b"PSCP"
-VERSION = 1
+VERSION = 2
 ROW = Struct("<16sB7xQQII")
 ROW_BYTES = 48
 assert ROW.size == ROW_BYTES

@@ -35,6 +35,7 @@ from penstock_broker.storage.files import (
     Write,
 )
 from penstock_broker.storage.journal import NOW, Journal, JournalFile, JournalSettings
+from penstock_broker.storage.log import Use
 from penstock_broker.storage.node import Node
 from penstock_broker.storage.reads import Reads
 from penstock_broker.storage.saver import Machine, Saver
@@ -79,6 +80,10 @@ class Machines(Protocol):
         """Machines with a log."""
         ...
 
+    def owner(self, uuid: bytes) -> archive.Owner | None:
+        """The machine with that log."""
+        ...
+
     @property
     def corrupt(self) -> Collection[bytes]:
         """Machines whose snapshots are damaged: what they hold here is not their state."""
@@ -114,14 +119,14 @@ class Engine(Generic[T]):
         settings: EngineSettings,
         machines: Machines,
         node: Node,
-        use: Counter[int],
+        use: Use,
         random: Random,
     ) -> None:
         self._files = files
         self.node = node
         self._machines = machines
         self._use = use
-        """Blocks per segment, kept by the logs."""
+        """What of each segment is pointed to, kept by the logs."""
         self._settings = settings
         self._random = random
         self._running: dict[int, tuple[Job, Callable[[object], None]]] = {}
@@ -266,7 +271,7 @@ class Engine(Generic[T]):
         """What is to be done now."""
         jobs, self._pending = self._pending, []
         self._checkpoint(jobs)
-        self.archiver.step(wall, jobs)
+        self.archiver.step(mono, wall, jobs)
         for job in self.journal.jobs(mono, wall):  # last: what was appended above goes with this write
             self.start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
         return jobs
@@ -342,7 +347,10 @@ class Engine(Generic[T]):
     @property
     def wake_at(self) -> int | None:
         """The mono ms at which there is more to do, whatever else happens."""
-        return NOW if self._saver.encoding else self.journal.sync_at
+        if self._saver.encoding:
+            return NOW
+        moments = (self.archiver.wake_at, self.journal.sync_at)
+        return min((moment for moment in moments if moment is not None), default=None)
 
     @property
     def covered(self) -> int:

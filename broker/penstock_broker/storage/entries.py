@@ -80,9 +80,12 @@ class Kind(IntEnum):
     FORGET = 33  # a group drops the offsets on a log; detail: uuids
     BOOT = 48  # the node started; base: boot number; flags: 1 = the stop before was clean
     STOP = 49  # the node stopped in order
-    ARCHIVED = 50  # batches below base + messages now live in segments; detail: BLOCKs
-    SEGMENT = 51  # node: segment `base` is about to be written
+    ARCHIVED = 50  # young batches below base + messages lie in segments, or are gone; detail: STRETCHes
+    SEGMENT = 51  # node: segment `base` is about to be begun; detail: uuid of its owner
     DROPPED = 52  # node: segment `base` holds nothing alive
+    MOVED = 54  # the stretches in base … base + messages now lie elsewhere, or are gone; detail: STRETCHes
+    TRIMMED = 55  # offsets below base are gone
+    WRITTEN = 56  # node: so many bytes of segment `base` count; detail: SIZE
 
 
 PRODUCER_FLAG = 1
@@ -92,7 +95,8 @@ ORIGIN = Struct("<16sQ")  # log, offset
 RANGE = Struct("<QI")  # first, messages
 RETURN = Struct("<QIHHQ")  # first, messages, failures, waiting, due (wall ms; 0 = at once)
 OFFSET = Struct("<16sQH")  # log, offset, metadata bytes that follow
-BLOCK = Struct("<QIQII")  # first, messages, offset in the segment, length, segment
+STRETCH = Struct("<QIIIIIQQ")  # first, messages, alive, segment, blocks, length, offset in the segment, time
+SIZE = Struct("<Q")
 
 
 class Part(NamedTuple):

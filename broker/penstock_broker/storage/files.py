@@ -31,12 +31,14 @@ class Damaged(StorageError):
 
 
 class Extent(NamedTuple):
-    """A run of bytes in a file; `crc` (crc32) is checked when it is copied, unless None."""
+    """A run of bytes in a file. `crc` (crc32) is checked when it is copied, unless None. `verbatim`: copied
+    as it is, with zeros for what cannot be read; whoever reads the copy checks it."""
 
     name: str
     offset: int
     length: int
     crc: int | None = None
+    verbatim: bool = False
 
 
 class Prepare(NamedTuple):

@@ -1,21 +1,22 @@
 """A log: the ordered whole of one partition or queue, young batches in the journal, old ones in segments.
 
-It holds where things lie, not the things: two indexes in flat arrays. Offsets below `start` are gone,
-`end` is the next to be written. Young batches all lie behind old ones, in offsets and in time.
-The log is folded from parts like every machine's state; it reads no file.
+It holds where things lie, not the things: two indexes in flat arrays, a row per young batch and a row per
+stretch of old ones. Offsets below `start` are gone, `end` is the next to be written. Young batches all lie
+behind old ones, in offsets and in time. Offsets between may be in no row at all: what was settled or
+compacted away leaves a hole. The log is folded from parts like every machine's state; it reads no file.
 """
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
 from penstock_broker.storage import entries
 from penstock_broker.storage.entries import At, Part
 
-SNAPSHOT = Struct("<QQIIIQ")  # start, end, young, old, origins, size_bytes
+SNAPSHOT = Struct("<QQIIIQQ")  # start, end, young, old, origins, size_bytes, end_time
 ORIGIN = Struct("<Q16sQ")  # base, origin log, origin first
 TRIM_ROWS_MIN = 256
 """Rows trimmed from the front of an index before its arrays are shifted."""
@@ -34,14 +35,64 @@ class Young(NamedTuple):
     origin_first: int
 
 
-class Old(NamedTuple):
-    """One block of batches in a segment."""
+class Stretch(NamedTuple):
+    """Blocks of consecutive batches in a segment. `messages`: offsets they span, holes included; `alive`: how
+    many were wanted when they were moved there."""
 
     first: int
     messages: int
+    alive: int
     segment: int
-    at: int
+    blocks: int
     length: int
+    at: int
+    time: int
+    """Append time (ms) of the first batch."""
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last."""
+        return self.first + self.messages
+
+
+class Place(NamedTuple):
+    """What is kept or given up as one: a stretch, or a batch in the journal. `end`: the offset behind it."""
+
+    end: int
+    length: int
+    since: int
+    """Append time (ms) of its first batch."""
+    until: int
+    """It holds nothing that was appended later."""
+
+
+class Use:
+    """What of each segment is pointed to, over all logs of the node, in bytes."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Counter[bytes]] = {}
+
+    def change(self, segment: int, log: bytes, size: int) -> None:
+        """`log` points to `size` bytes more, or fewer, of a segment."""
+        held = self._held.setdefault(segment, Counter())
+        held[log] += size
+        if not held[log]:
+            del held[log]
+            if not held:
+                del self._held[segment]
+
+    def of(self, segment: int) -> int:
+        """Of all logs."""
+        held = self._held.get(segment)
+        return held.total() if held is not None else 0
+
+    def logs(self, segment: int) -> list[bytes]:
+        """Whose bytes they are."""
+        return list(self._held.get(segment, ()))
+
+    def total(self) -> dict[int, int]:
+        """Bytes by segment."""
+        return {segment: held.total() for segment, held in self._held.items()}
 
 
 class Columns:
@@ -78,6 +129,11 @@ class Columns:
                 del column[:first]
             self.first = 0
 
+    def replace(self, low: int, high: int, rows: Sequence[Sequence[int]]) -> None:
+        """Put `rows` in the place of those at index low … high."""
+        for number, column in enumerate(self.arrays):
+            column[low:high] = array(column.typecode, [row[number] for row in rows])
+
     def dump(self) -> bytes:
         """All wanted rows."""
         return b"".join([column[self.first :].tobytes() for column in self.arrays])
@@ -93,19 +149,21 @@ class Columns:
 
 
 class Log:
-    """Offsets, places and times of one log. `use` counts blocks per segment, over all logs of the node."""
+    """Offsets, places and times of one log. `use` counts what segments hold, over all logs of the node."""
 
-    __slots__ = ("_old", "_origins", "_use", "_young", "end", "size_bytes", "start", "uuid")
+    __slots__ = ("_old", "_origins", "_use", "_young", "end", "end_time", "size_bytes", "start", "uuid")
 
-    def __init__(self, uuid: bytes, use: Counter[int]) -> None:
+    def __init__(self, uuid: bytes, use: Use) -> None:
         self.uuid = uuid
         self._use = use
         self.start = 0
         self.end = 0
+        self.end_time = 0
+        """Time (ms) of the last append."""
         self.size_bytes = 0
-        """Bytes of all batches at or behind `start`, counted per batch or block."""
+        """Bytes of all batches at or behind `start`, counted per batch or stretch."""
         self._young = Columns("QIQIQI")  # base, messages, position, length, time, crc
-        self._old = Columns("QIIQIQ")  # first, messages, segment, at, length, time
+        self._old = Columns("QIIIIIQQ")  # as Stretch
         self._origins: dict[int, tuple[bytes, int]] = {}
 
     # ---- Folding
@@ -117,6 +175,7 @@ class Log:
         if part.flags & entries.ORIGIN_FLAG:
             self._origins[part.base] = entries.ORIGIN.unpack(part.detail[-entries.ORIGIN.size :])
         self.end += part.messages
+        self.end_time = at.time
         self.size_bytes += at.body_length
 
     def archived(self, part: Part) -> None:
@@ -126,22 +185,36 @@ class Log:
         for index in range(young.first, upto):
             self._origins.pop(young.arrays[0][index], None)
             self.size_bytes -= young.arrays[3][index]
-        for first, messages, at, length, segment in entries.BLOCK.iter_unpack(part.detail):
-            if first + messages <= self.start:
-                continue
-            time = young.arrays[4][max(young.first, young.find(first))]
-            self._old.append(first, messages, segment, at, length, time)
-            self.size_bytes += length
-            self._use[segment] += 1
+        self._old.replace(len(self._old.arrays[0]), len(self._old.arrays[0]), self._kept(part))
         young.trim(upto)
+
+    def moved(self, part: Part) -> None:
+        """A MOVED: what remains of the stretches between base and base + messages lies elsewhere."""
+        old = self._old
+        low = max(old.first, bisect_left(old.arrays[0], part.base))
+        high = bisect_left(old.arrays[0], part.base + part.messages, low)
+        for index in range(low, high):
+            self._count(Stretch(*old.row(index)), -1)
+        old.replace(low, high, self._kept(part))
+
+    def _kept(self, part: Part) -> list[Stretch]:
+        """Stretches a part lists, but for those that are trimmed already."""
+        listed = [Stretch(*fields) for fields in entries.STRETCH.iter_unpack(part.detail)]
+        kept = [stretch for stretch in listed if stretch.end > self.start]
+        for stretch in kept:
+            self._count(stretch, 1)
+        return kept
+
+    def _count(self, stretch: Stretch, sign: int) -> None:
+        self._use.change(stretch.segment, self.uuid, sign * stretch.length)
+        self.size_bytes += sign * stretch.length
 
     def trim(self, start: int) -> None:
         """Offsets below `start` are gone."""
         self.start = start
         young, old = self._young, self._old
         while len(old) and old.arrays[0][old.first] + old.arrays[1][old.first] <= start:
-            self._use[old.arrays[2][old.first]] -= 1
-            self.size_bytes -= old.arrays[4][old.first]
+            self._count(Stretch(*old.row(old.first)), -1)
             old.trim(old.first + 1)
         while len(young) and young.arrays[0][young.first] + young.arrays[1][young.first] <= start:
             if self._origins:
@@ -151,17 +224,61 @@ class Log:
 
     # ---- Looking up
 
-    def at(self, offset: int) -> Young | Old:
-        """Where the message at `offset` lies. The offset must be between start and end."""
+    def at(self, offset: int) -> Young | Stretch | None:
+        """Where the message at `offset` lies; the next place behind if that is in a hole, None at the end."""
         young = self._young
         index = young.find(offset)
         if index >= young.first:
-            return self._young_row(index)
+            if young.arrays[0][index] + young.arrays[1][index] > offset:
+                return self._young_row(index)
+        else:
+            old = self._old
+            at = max(old.find(offset), old.first)
+            while at < len(old.arrays[0]):
+                if old.arrays[0][at] + old.arrays[1][at] > offset:
+                    return Stretch(*old.row(at))
+                at += 1
+        index = max(index + 1, young.first)
+        return self._young_row(index) if index < len(young.arrays[0]) else None
+
+    def stretches(self, first: int = 0) -> Iterator[Stretch]:
+        """Stretches that end behind offset `first`, in order."""
         old = self._old
-        index = old.find(offset)
-        assert index >= old.first, f"offset {offset} lies in no batch"
-        first, messages, segment, at, length, _ = old.row(index)
-        return Old(first, messages, segment, at, length)
+        for index in range(max(old.first, old.find(first)), len(old.arrays[0])):
+            stretch = Stretch(*old.row(index))
+            if stretch.end > first:
+                yield stretch
+
+    def stretches_in(self, segment: int) -> Iterator[Stretch]:
+        """Stretches that lie in one segment."""
+        numbers = self._old.arrays[3]
+        index = self._old.first
+        while True:
+            try:
+                index = numbers.index(segment, index)
+            except ValueError:
+                return
+            yield Stretch(*self._old.row(index))
+            index += 1
+
+    def places(self) -> Iterator[Place]:
+        """Every stretch and every young batch, oldest first."""
+        young, old = self._young, self._old
+        firsts, spans, lengths, times = (old.arrays[column] for column in (0, 1, 5, 7))
+        bases, messages, sizes, stamps = (young.arrays[column] for column in (0, 1, 3, 4))
+        behind = stamps[young.first] if len(young) else self.end_time
+        for index in range(old.first, len(firsts)):
+            until = times[index + 1] if index + 1 < len(times) else behind
+            yield Place(firsts[index] + spans[index], lengths[index], times[index], until)
+        for index in range(young.first, len(bases)):
+            time = stamps[index]
+            yield Place(bases[index] + messages[index], sizes[index], time, time)
+
+    @property
+    def old_end(self) -> int:
+        """The offset behind the last stretch; `start` without one."""
+        old = self._old
+        return old.arrays[0][-1] + old.arrays[1][-1] if len(old) else self.start
 
     def position(self, offset: int) -> int:
         """Journal position behind the batch with the message at `offset`; 0 if it is old."""
@@ -171,23 +288,23 @@ class Log:
         return self._young.arrays[2][index] + self._young.arrays[3][index]
 
     def time(self, offset: int) -> int:
-        """Append time (ms) of the message at `offset`; of its block's first message if it is old."""
+        """Append time (ms) of the message at `offset`; of its stretch's first message if it is old."""
         young = self._young
         index = young.find(offset)
         if index >= young.first:
             return young.arrays[4][index]
         index = self._old.find(offset)
-        return self._old.arrays[5][index] if index >= self._old.first else 0
+        return self._old.arrays[7][index] if index >= self._old.first else 0
 
-    def offset_at(self, time: int) -> tuple[int, Old | None]:
-        """The first offset of the first batch (young) or block (old) appended at or after `time` (ms), or
-        `end`; and the block before it, whose later batches may be that young too."""
+    def offset_at(self, time: int) -> tuple[int, Stretch | None]:
+        """The first offset of the first batch (young) or stretch (old) appended at or after `time` (ms), or
+        `end`; and the stretch before it, whose later batches may be that young too."""
         old, young = self._old, self._young
-        index = bisect_right(old.arrays[5], time - 1, old.first)
-        before = Old(*old.row(index - 1)[:5]) if index > old.first else None
+        index = bisect_left(old.arrays[7], time, old.first)
+        before = Stretch(*old.row(index - 1)) if index > old.first else None
         if index < len(old.arrays[0]):
             return max(self.start, old.arrays[0][index]), before
-        index = bisect_right(young.arrays[4], time - 1, young.first)
+        index = bisect_left(young.arrays[4], time, young.first)
         if index > young.first:
             before = None
         if index < len(young.arrays[0]):
@@ -196,26 +313,31 @@ class Log:
 
     def fit(self, first: int, messages: int, size: int) -> tuple[int, int]:
         """How many of `messages` messages from `first` on go into `size` bytes, and how many bytes they
-        are, by the mean size in each batch; at least one message."""
+        are, by the mean size in each batch or stretch; at least one message. Holes take no room."""
         taken = used = 0
         while taken < messages:
             place = self.at(first + taken)
+            if place is None:
+                return messages, used
             begin = place.base if isinstance(place, Young) else place.first
+            taken = min(messages, max(taken, begin - first))
             inside = min(messages - taken, begin + place.messages - first - taken)
             mean = -(-place.length // place.messages)
-            fits = min(max(inside, 1), max((size - used) // mean, 0 if taken else 1))
+            fits = min(inside, max((size - used) // mean, 0 if used else 1))
             taken += fits
             used += fits * mean
-            if fits < inside or inside <= 0:
+            if fits < inside:
                 break
         return taken, used
 
-    def young_rows(self, below: int) -> Iterator[Young]:
-        """Young batches whose journal position is below `below`, oldest first."""
-        for index in range(self._young.first, len(self._young.arrays[0])):
-            if self._young.arrays[2][index] >= below:
+    def young_rows(self, below: int, first: int = 0) -> Iterator[Young]:
+        """Young batches from offset `first` on whose journal position is below `below`, oldest first."""
+        young = self._young
+        for index in range(max(young.first, young.find(first)), len(young.arrays[0])):
+            if young.arrays[2][index] >= below:
                 return
-            yield self._young_row(index)
+            if young.arrays[0][index] + young.arrays[1][index] > first:
+                yield self._young_row(index)
 
     @property
     def young_position(self) -> int | None:
@@ -232,18 +354,18 @@ class Log:
     def snapshot(self) -> bytes:
         """Everything, as bytes."""
         origins = b"".join([ORIGIN.pack(base, *origin) for base, origin in self._origins.items()])
-        head = SNAPSHOT.pack(
-            self.start, self.end, len(self._young), len(self._old), len(self._origins), self.size_bytes
-        )
+        rows = len(self._young), len(self._old), len(self._origins)
+        head = SNAPSHOT.pack(self.start, self.end, *rows, self.size_bytes, self.end_time)
         return head + self._young.dump() + self._old.dump() + origins
 
     def restore(self, data: memoryview) -> int:
         """The inverse of `snapshot`; how many bytes were used."""
-        self.start, self.end, young, old, origins, self.size_bytes = SNAPSHOT.unpack_from(data)
+        self.start, self.end, young, old, origins, self.size_bytes, self.end_time = SNAPSHOT.unpack_from(data)
         at: int = SNAPSHOT.size
         at += self._young.load(data[at:], young)
         at += self._old.load(data[at:], old)
-        self._use.update(self._old.arrays[2])
+        for stretch in self.stretches():
+            self._use.change(stretch.segment, self.uuid, stretch.length)
         for base, log, first in ORIGIN.iter_unpack(data[at : at + origins * ORIGIN.size]):
             self._origins[base] = (log, first)
         size: int = origins * ORIGIN.size

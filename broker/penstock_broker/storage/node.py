@@ -1,19 +1,32 @@
 """The machine of the node itself: who it is, whether its last stop was in order, which segments exist."""
 
 from struct import Struct
+from typing import NamedTuple
 
+from penstock_broker.storage import entries
 from penstock_broker.storage.entries import At, Kind, Part
 
 NODE = bytes(15) + b"\x01"
 """The uuid that parts of the node itself are addressed to."""
 KIND = 1
 """Its kind in a checkpoint."""
+COMMON = bytes(16)
+"""Who owns segments that many logs share."""
 SNAPSHOT = Struct("<16sQI")  # id, segment_next, segments
-SEGMENT = Struct("<Q")
+SEGMENT = Struct("<Q16sQ?")  # number, owner, size, sealed
+
+
+class Segment(NamedTuple):
+    """A segment file: the log it belongs to, or COMMON, how many bytes of it count, and whether it is never
+    written to again."""
+
+    owner: bytes
+    size: int
+    sealed: bool
 
 
 class Node:
-    """Folded from BOOT, STOP, SEGMENT and DROPPED."""
+    """Folded from BOOT, STOP, SEGMENT, WRITTEN and DROPPED."""
 
     def __init__(self) -> None:
         self.uuid = NODE
@@ -23,8 +36,10 @@ class Node:
         """The node's own uuid, set by its first BOOT."""
         self.clean = True
         """Nothing happened since the last STOP."""
-        self.segments: set[int] = set()
-        """Segment files begun and not dropped."""
+        self.segments: dict[int, Segment] = {}
+        """Segment files begun and not dropped, by number."""
+        self.open: dict[bytes, int] = {}
+        """Owner → its segment that is not sealed."""
         self.segment_next = 1
 
     def apply(self, part: Part, at: At) -> None:
@@ -36,21 +51,31 @@ class Node:
         elif part.kind == Kind.STOP:
             self.clean = True
         elif part.kind == Kind.SEGMENT:
-            self.segments.add(part.base)
+            before = self.open.get(part.detail)
+            if before is not None:
+                self.segments[before] = self.segments[before]._replace(sealed=True)
+            self.segments[part.base] = Segment(part.detail, 0, False)
+            self.open[part.detail] = part.base
             self.segment_next = part.base + 1
+        elif part.kind == Kind.WRITTEN:
+            (size,) = entries.SIZE.unpack(part.detail)
+            self.segments[part.base] = self.segments[part.base]._replace(size=size)
         else:
             assert part.kind == Kind.DROPPED, f"the node knows no part of kind {part.kind}"
-            self.segments.discard(part.base)
+            owner, _, sealed = self.segments.pop(part.base)
+            if not sealed:
+                del self.open[owner]
         self.changed_at = at.position
 
     def snapshot(self) -> bytes:
         """Everything but `clean`: a checkpoint always lies before the STOP that would set it."""
-        numbers = b"".join([SEGMENT.pack(number) for number in sorted(self.segments)])
-        return SNAPSHOT.pack(self.id, self.segment_next, len(self.segments)) + numbers
+        rows = [SEGMENT.pack(number, *segment) for number, segment in sorted(self.segments.items())]
+        return SNAPSHOT.pack(self.id, self.segment_next, len(rows)) + b"".join(rows)
 
     def restore(self, data: memoryview) -> None:
         """The inverse of `snapshot`."""
         self.id, self.segment_next, count = SNAPSHOT.unpack_from(data)
         rows = SEGMENT.iter_unpack(data[SNAPSHOT.size : SNAPSHOT.size + count * SEGMENT.size])
-        self.segments = {number for (number,) in rows}
+        self.segments = {number: Segment(*fields) for number, *fields in rows}
+        self.open = {segment.owner: number for number, segment in self.segments.items() if not segment.sealed}
         self.clean = False

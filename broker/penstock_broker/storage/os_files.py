@@ -39,6 +39,8 @@ DESCRIPTORS_MAX = 256
 """Open files kept for the next use; those in use at this moment come on top."""
 BUFFERS_MAX = 1024
 """IOV_MAX of Linux: buffers one pwritev takes."""
+GAP_BYTES_MAX = 64 << 10
+"""Between two extents that one read fetches."""
 
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
 _NOT_AT_ONCE = (errno.EAGAIN, errno.EOPNOTSUPP)
@@ -262,20 +264,38 @@ class OsFiles:
             with self._descriptors.borrow(job.name) as fd:
                 return self._take_steps(fd, job.steps)
         with self._descriptors.borrow(job.name, new=True) as fd, self._unlinked_on_failure(job.name):
-            written = self._take_steps(fd, job.steps)
-            os.fsync(self._directory)
-            return written
+            return self._take_steps(fd, job.steps)
 
     def _take_steps(self, fd: int, steps: Sequence[Step]) -> int:
         written = 0
         for step in steps:
             _zero_fill(fd, step.offset)
             at = step.offset
-            for piece in step.pieces:
-                at += self._copy_extent(fd, at, piece) if isinstance(piece, Extent) else _write(fd, at, piece)
+            for some in _together(step.pieces):
+                if isinstance(some, Extent):
+                    at += self._copy_extent(fd, at, some)
+                else:
+                    at += self._copy_verbatim(fd, at, some)
             os.fdatasync(fd)
             written += at - step.offset
+        os.fsync(self._directory)  # an older file, too: who made it may not have come so far
         return written
+
+    def _copy_verbatim(self, fd: int, offset: int, pieces: Sequence[Buffer | Extent]) -> int:
+        """Pieces whose extents lie close together in one file: one read, one write."""
+        extents = [piece for piece in pieces if isinstance(piece, Extent)]
+        if not extents:
+            return _write_all(fd, offset, [piece for piece in pieces if not isinstance(piece, Extent)])
+        low, high = extents[0].offset, extents[-1].offset + extents[-1].length
+        with self._descriptors.borrow(extents[0].name) as source:
+            whole = memoryview(_read_or_zeros(source, low, high - low, extents))
+        buffers: list[Buffer] = []
+        for piece in pieces:
+            if isinstance(piece, Extent):
+                buffers.append(whole[piece.offset - low : piece.offset - low + piece.length])
+            else:
+                buffers.append(piece)
+        return _write_all(fd, offset, buffers)
 
     def _copy_extent(self, fd: int, offset: int, extent: Extent) -> int:
         """Copy chunk by chunk; what was written is void when `Damaged` is raised at the end."""
@@ -345,6 +365,62 @@ def _write(fd: int, offset: int, data: Buffer) -> int:
         while written < len(view):
             written += os.pwrite(fd, view[written:], offset + written)
     return written
+
+
+def _together(pieces: Sequence[Buffer | Extent]) -> Iterator[Extent | Sequence[Buffer | Extent]]:
+    """Extents that are checked, one by one, and between them runs of what is not: buffers, and verbatim
+    extents of one file that lie in order, with small gaps, so that one read fetches them."""
+    run: list[Buffer | Extent] = []
+    low, last = 0, None
+    for piece in pieces:
+        if isinstance(piece, Extent):
+            fits = last is None or (
+                piece.name == last.name
+                and 0 <= piece.offset - last.offset - last.length <= GAP_BYTES_MAX
+                and piece.offset + piece.length - low <= CHUNK_BYTES
+            )
+            if run and not (piece.verbatim and fits):
+                yield run
+                run, last = [], None
+            if not piece.verbatim:
+                yield piece
+                continue
+            low = piece.offset if last is None else low
+            last = piece
+        run.append(piece)
+        if len(run) == BUFFERS_MAX:
+            yield run
+            run, last = [], None
+    if run:
+        yield run
+
+
+def _read_or_zeros(fd: int, offset: int, length: int, extents: Sequence[Extent]) -> Buffer:
+    """`length` bytes; if they cannot be read at once, each extent for itself, and zeros for the others."""
+    try:
+        data = _read(fd, offset, length)
+    except OSError:
+        data = b""
+    if len(data) == length:
+        return data
+    found = bytearray(length)
+    for extent in extents:
+        try:
+            data = _read(fd, extent.offset, extent.length)
+        except OSError:
+            data = b""
+        found[extent.offset - offset : extent.offset - offset + len(data)] = data
+    return found
+
+
+def _write_all(fd: int, offset: int, buffers: Sequence[Buffer]) -> int:
+    """Write up to BUFFERS_MAX buffers one behind the other; how many bytes. After a short write the rest is
+    tried, for only that tells why."""
+    size = sum(map(len, buffers))
+    written = os.pwritev(fd, buffers, offset)
+    if written < size:
+        _write(fd, offset + written, b"".join(buffers)[written:])
+    return size
 
 
 def _append(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:

@@ -5,21 +5,30 @@ Bytes that were not written in this life are checked against the checksum their 
 anybody sees them; a batch that fails is `Corrupt` with its range named.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
 from penstock_broker.storage.files import Extent, Files
 from penstock_broker.storage.journal import Places
-from penstock_broker.storage.log import Log, Old, Young
-from penstock_broker.storage.segment import decode_head, segment_name
+from penstock_broker.storage.log import Log, Stretch, Young
+from penstock_broker.storage.segment import (
+    Indexed,
+    decode_head,
+    decode_index,
+    index_bytes,
+    segment_name,
+    walk,
+)
 from penstock_protocol.batch import BatchView, cut, is_sparse
 from penstock_protocol.checksum import Buffer, crc32
 from penstock_protocol.errors import Corrupt
 
 BATCH = Struct("<II")  # how a batch begins: length, crc32 over what follows
 BATCH_CRC_FROM = 8
+INDEXES_KEPT = 256
+"""Of stretches: at most some 8 KiB each."""
 
 
 class Cold(Exception):
@@ -66,57 +75,87 @@ class Reads:
     def __init__(self, files: Files, journal: Places) -> None:
         self._files = files
         self._journal = journal
+        self._indexes: dict[tuple[int, int], list[Indexed]] = {}
+        """Of stretches, by segment and place; the last one used is the last one."""
+        self.indexes_rebuilt = 0
 
     def cuts(self, log: Log, first: int, messages: int, loaded: Loaded) -> Iterator[Cut]:
-        """Batches and cuts that cover offsets `first` … `first + messages`, as far as the log has them.
+        """Batches and cuts that cover offsets `first` … `first + messages`, as far as the log has them;
+        holes are passed over.
 
         Raises `Cold` or `Corrupt` when the iteration reaches such bytes.
         """
         offset, end = max(first, log.start), min(first + messages, log.end)
-        while offset < end:
-            place = log.at(offset)
-            for stored in self._stored(log, place, loaded):
+        while offset < end and (place := log.at(offset)) is not None:
+            for stored in self._stored(log, place, offset, end, loaded):
                 behind = stored.base + stored.messages
                 if behind > offset and stored.base < end:
                     yield from _cut(stored, max(offset, stored.base), min(end, behind))
-                    offset = min(end, behind)
-            if offset >= end or _behind(place) < offset:
-                return
             offset = _behind(place)
 
     def missing(self, log: Log, first: int, messages: int, loaded: Loaded) -> set[Extent]:
-        """Every extent that `cuts` of the same range would find cold now."""
+        """What `cuts` of the same range would find cold now; ask again when it was loaded."""
         cold: set[Extent] = set()
         offset, end = max(first, log.start), min(first + messages, log.end)
-        while offset < end:
-            place = log.at(offset)
-            extent = self._extent(place)
-            if extent is not None and extent not in loaded:
-                data = self._peek(extent)
+        while offset < end and (place := log.at(offset)) is not None:
+            try:
+                extents = self._extents(log, place, offset, end, loaded)
+            except Cold as index:
+                cold.add(index.extent)
+                extents = []
+            for extent in extents:
+                data = loaded.get(extent)
+                if data is None:
+                    data = self.peek(extent)
                 if data is None:
                     cold.add(extent)
                 else:
                     loaded[extent] = data
-            if _behind(place) <= offset:
-                break
             offset = _behind(place)
         return cold
 
-    def time_in(self, log: Log, block: Old, time: int, loaded: Loaded) -> int | None:
-        """First offset within an old block that was appended at or after `time`; None if there is none."""
-        for stored in self._of_segment(log, block, loaded):
-            if stored.time >= time:
-                return stored.base
-        return None
+    def time_in(self, log: Log, stretch: Stretch, time: int, loaded: Loaded) -> int | None:
+        """First offset within a stretch that was appended at or after `time`; None if there is none."""
+        blocks = self.index(log, stretch, loaded)
+        behind = bisect_right([block.time for block in blocks], time - 1)
+        if behind:
+            for stored in self._of_block(log, stretch, blocks, behind - 1, loaded):
+                if stored.time >= time:
+                    return stored.base
+        return blocks[behind].first if behind < len(blocks) else None
 
-    def _extent(self, place: Young | Old) -> Extent | None:
-        """Where to read the place from; None if a map of this life holds it."""
-        if isinstance(place, Old):
-            return Extent(segment_name(place.segment), place.at, place.length)
-        file, at = self._journal.locate(place.position)
-        return None if file.viewable else Extent(file.name, at, place.length)
+    def index(self, log: Log, stretch: Stretch, loaded: Loaded) -> list[Indexed]:
+        """Where each block of a stretch lies; made again from the blocks if it is damaged. Raises `Cold`."""
+        if stretch.blocks == 1:
+            return [Indexed(stretch.first, stretch.time, 0, stretch.length)]
+        key = stretch.segment, stretch.at
+        found = self._indexes.pop(key, None)
+        if found is None:
+            size = index_bytes(stretch.blocks)
+            name = segment_name(stretch.segment)
+            extent = Extent(name, stretch.at + stretch.length - size, size)
+            data = memoryview(self._bytes(extent, loaded))
+            found = decode_index(data, log.uuid, stretch.segment)
+            if found is None or len(found) != stretch.blocks:
+                whole = Extent(name, stretch.at, stretch.length - size)
+                found = list(walk(memoryview(self._bytes(whole, loaded)), log.uuid, stretch.segment))
+                self.indexes_rebuilt += 1
+            if len(self._indexes) >= INDEXES_KEPT:
+                del self._indexes[next(iter(self._indexes))]
+        self._indexes[key] = found
+        return found
 
-    def _peek(self, extent: Extent) -> bytes | None:
+    def _extents(
+        self, log: Log, place: Young | Stretch, first: int, end: int, loaded: Loaded
+    ) -> list[Extent]:
+        """What to read of a place for offsets `first` … `end`; nothing of what a map of this life holds."""
+        if isinstance(place, Young):
+            file, at = self._journal.locate(place.position)
+            return [] if file.viewable else [Extent(file.name, at, place.length)]
+        blocks = self.index(log, place, loaded)
+        return [block_extent(place, blocks[number]) for number in _numbers(blocks, first, end)]
+
+    def peek(self, extent: Extent) -> bytes | None:
         """What is in memory of it; nothing at all, which no checksum fits, if it cannot be read."""
         try:
             return self._files.peek(*extent[:3])
@@ -126,39 +165,63 @@ class Reads:
     def _bytes(self, extent: Extent, loaded: Loaded) -> bytes:
         data = loaded.get(extent)
         if data is None:
-            data = self._peek(extent)
+            data = self.peek(extent)
             if data is None:
                 raise Cold(extent)
             loaded[extent] = data
         return data
 
-    def _stored(self, log: Log, place: Young | Old, loaded: Loaded) -> Iterable[Stored]:
-        """The batch (young) or the batches (old) at a place."""
-        if isinstance(place, Old):
-            return self._of_segment(log, place, loaded)
+    def _stored(
+        self, log: Log, place: Young | Stretch, first: int, end: int, loaded: Loaded
+    ) -> Iterator[Stored]:
+        """The batches of a place with offsets in `first` … `end`, and perhaps some beside them."""
+        if isinstance(place, Young):
+            yield self._of_journal(place, loaded)
+            return
+        blocks = self.index(log, place, loaded)
+        whole = place.first
+        for number in _numbers(blocks, first, end):
+            for stored in self._of_block(log, place, blocks, number, loaded):
+                yield stored
+                whole = stored.base + stored.messages
+        if len(blocks) < place.blocks and end > whole:
+            raise corrupt(whole, place.end - whole)  # the chain of blocks is broken there
+
+    def _of_journal(self, place: Young, loaded: Loaded) -> Stored:
         file, at = self._journal.locate(place.position)
         if file.viewable:
-            assert place.position + place.length <= self._journal.durable, "these bytes are not written yet"
+            assert place.position + place.length <= self._journal.written, "these bytes are not written yet"
             data = self._files.view(file.name, at, place.length)
         else:
             data = memoryview(self._bytes(Extent(file.name, at, place.length), loaded))
             _verify(data, place.crc, place.base, place.messages)
-        return (
-            Stored(
-                place.base, place.messages, place.time, place.origin_log, place.origin_first, place.crc, data
-            ),
-        )
+        base, messages, _, _, time, crc, log, first = place
+        return Stored(base, messages, time, log, first, crc, data)
 
-    def _of_segment(self, log: Log, block: Old, loaded: Loaded) -> Iterator[Stored]:
-        extent = Extent(segment_name(block.segment), block.at, block.length)
-        data = memoryview(self._bytes(extent, loaded))
-        rows = decode_head(data, log.uuid, block.segment)
-        if rows is None:
-            raise corrupt(block.first, block.messages)
+    def _of_block(
+        self, log: Log, stretch: Stretch, blocks: list[Indexed], number: int, loaded: Loaded
+    ) -> Iterator[Stored]:
+        block = blocks[number]
+        data = memoryview(self._bytes(block_extent(stretch, block), loaded))
+        rows = decode_head(data, log.uuid, stretch.segment)
+        if rows is None or rows[0].base != block.first:
+            end = blocks[number + 1].first if number + 1 < len(blocks) else stretch.end
+            raise corrupt(block.first, end - block.first)
         for row in rows:
             batch = data[row.at : row.at + row.length]
             _verify(batch, row.crc, row.base, row.messages)
             yield Stored(row.base, row.messages, row.time, row.origin_log, row.origin_first, row.crc, batch)
+
+
+def block_extent(stretch: Stretch, block: Indexed) -> Extent:
+    """Where a block of a stretch lies."""
+    return Extent(segment_name(stretch.segment), stretch.at + block.at, block.length)
+
+
+def _numbers(blocks: list[Indexed], first: int, end: int) -> range:
+    """Which blocks may hold offsets `first` … `end`."""
+    firsts = [block.first for block in blocks]
+    return range(max(0, bisect_right(firsts, first) - 1), bisect_right(firsts, end - 1))
 
 
 def corrupt(first: int, messages: int) -> Corrupt:
@@ -169,7 +232,7 @@ def corrupt(first: int, messages: int) -> Corrupt:
     )
 
 
-def _behind(place: Young | Old) -> int:
+def _behind(place: Young | Stretch) -> int:
     """The offset behind the last message of a place."""
     return (place.base if isinstance(place, Young) else place.first) + place.messages
 

@@ -1,10 +1,11 @@
 """Segment files: where what is still alive goes when its journal file is to be freed.
 
-A segment is a row of blocks; a block holds consecutive batches of one log, verbatim.
+A segment is a row of stretches. A stretch is what one run moved of one log: blocks of consecutive batches,
+verbatim, and behind them, if there are several, an index of them.
 
     offset  size  field (segment block header, 64 bytes)
     0       4     magic          "PSSB"
-    4       2     version        1
+    4       2     version        2
     6       2     reserved
     8       16    log            uuid
     24      8     first          offset of the first message
@@ -25,11 +26,26 @@ A segment is a row of blocks; a block holds consecutive batches of one log, verb
     48      4     length
     52      4     crc            of the batch, as the batch itself states it
 
-Little-endian. Segments have no file header and no index of their own: which block lies where is an
-outcome in the journal (ARCHIVED) and part of the log's snapshot.
+    offset  size  field (index of a stretch: a row per block, 24 bytes)
+    0       8     first          offset of the block's first message
+    8       8     time           append time of its first batch, ms
+    16      4     at             of the block, from the start of the stretch
+    20      4     length
+
+    offset  size  field (index tail, 40 bytes, behind the rows)
+    0       4     magic          "PSSI"
+    4       2     version        2
+    6       2     reserved
+    8       16    log            uuid
+    24      8     segment
+    32      4     blocks
+    36      4     crc32          over the rows and bytes 0 … 36
+
+Little-endian. Segments have no file header: which stretch lies where is an outcome in the journal
+(ARCHIVED, MOVED) and part of the log's snapshot. A damaged index is made again from the blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -40,12 +56,17 @@ CRC = Struct("<I")
 BLOCK_HEADER_BYTES = 64
 assert BLOCK.size + CRC.size == BLOCK_HEADER_BYTES
 MAGIC = b"PSSB"
-VERSION = 1
+VERSION = 2
 ROW = Struct("<QQ16sQIIII")
 ROW_BYTES = 56
 assert ROW.size == ROW_BYTES
-BLOCK_BYTES_TARGET = 256 << 10
-"""A block is closed when the next batch would take it beyond this."""
+INDEX_ROW = Struct("<QQII")
+INDEX_ROW_BYTES = 24
+assert INDEX_ROW.size == INDEX_ROW_BYTES
+INDEX = Struct("<4sHH16sQI")
+INDEX_TAIL_BYTES = 40
+assert INDEX.size + CRC.size == INDEX_TAIL_BYTES
+INDEX_MAGIC = b"PSSI"
 PREFIX = "segment-"
 
 
@@ -88,13 +109,16 @@ def head_bytes(batches: int) -> int:
     return BLOCK_HEADER_BYTES + ROW_BYTES * batches
 
 
-def decode_head(data: memoryview, log: bytes, segment: int) -> list[Row] | None:
-    """The table of a block that must be `log`'s in file `segment`; None if it is damaged or misplaced."""
+def decode_head(data: memoryview, log: bytes, segment: int, *, whole: bool = True) -> list[Row] | None:
+    """The table of a block that must be `log`'s in file `segment`; None if it is damaged or misplaced, or,
+    unless its head will do, not `whole`."""
     if len(data) < BLOCK_HEADER_BYTES:
         return None
     magic, version, _, owner, _, number, batches, table_length, length, _ = BLOCK.unpack_from(data)
     table_end = BLOCK_HEADER_BYTES + table_length
-    if magic != MAGIC or version != VERSION or table_end > len(data) or length > len(data):
+    if magic != MAGIC or version != VERSION or table_end > len(data):
+        return None
+    if whole and length > len(data):
         return None
     (crc,) = CRC.unpack_from(data, BLOCK.size)
     table = data[BLOCK_HEADER_BYTES:table_end]
@@ -103,3 +127,50 @@ def decode_head(data: memoryview, log: bytes, segment: int) -> list[Row] | None:
     if table_length != batches * ROW_BYTES:
         return None
     return [Row._make(fields) for fields in ROW.iter_unpack(table)]
+
+
+class Indexed(NamedTuple):
+    """One block of a stretch."""
+
+    first: int
+    time: int
+    at: int
+    length: int
+
+
+def index_bytes(blocks: int) -> int:
+    """Length of the index of a stretch; one block needs none."""
+    return INDEX_ROW_BYTES * blocks + INDEX_TAIL_BYTES if blocks > 1 else 0
+
+
+def encode_index(log: bytes, segment: int, blocks: Sequence[Indexed]) -> bytes:
+    """What stands behind the blocks of a stretch."""
+    rows = b"".join([INDEX_ROW.pack(*block) for block in blocks])
+    tail = INDEX.pack(INDEX_MAGIC, VERSION, 0, log, segment, len(blocks))
+    return rows + tail + CRC.pack(crc32(tail, crc32(rows)))
+
+
+def decode_index(data: memoryview, log: bytes, segment: int) -> list[Indexed] | None:
+    """The index of a stretch of `log` in file `segment`; None if it is damaged or misplaced."""
+    end = len(data) - INDEX_TAIL_BYTES
+    if end < 0 or end % INDEX_ROW_BYTES:
+        return None
+    magic, version, _, owner, number, blocks = INDEX.unpack_from(data, end)
+    if magic != INDEX_MAGIC or version != VERSION or owner != log or number != segment:
+        return None
+    (crc,) = CRC.unpack_from(data, end + INDEX.size)
+    if crc32(data[end : end + INDEX.size], crc32(data[:end])) != crc or blocks * INDEX_ROW_BYTES != end:
+        return None
+    return [Indexed._make(fields) for fields in INDEX_ROW.iter_unpack(data[:end])]
+
+
+def walk(data: memoryview, log: bytes, segment: int) -> Iterator[Indexed]:
+    """The blocks of a whole stretch by their own headers, up to the first that is damaged."""
+    at = 0
+    while at < len(data):
+        rows = decode_head(data[at:], log, segment)
+        if rows is None:
+            return
+        length = rows[-1].at + rows[-1].length
+        yield Indexed(rows[0].base, rows[0].time, at, length)
+        at += length

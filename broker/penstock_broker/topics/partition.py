@@ -49,6 +49,10 @@ class Partition:
             if part.flags & entries.PRODUCER_FLAG:
                 producer_id, sequence = entries.PRODUCER.unpack_from(part.detail)
                 self.producers.appended(producer_id, sequence, Outcome(part.base, part.messages, at.time))
+        elif part.kind == Kind.MOVED:
+            self.log.moved(part)
+        elif part.kind == Kind.TRIMMED:
+            self.log.trim(part.base)
         else:
             assert part.kind == Kind.ARCHIVED, f"a partition knows no part of kind {part.kind}"
             self.log.archived(part)
@@ -113,6 +117,10 @@ class Partition:
     def is_alive(self, first: int, messages: int) -> bool:
         """A record is kept until retention takes it."""
         return first + messages > self.log.start
+
+    def alive(self, first: int, messages: int) -> int:
+        """How many offsets in that range are kept."""
+        return max(0, first + messages - max(first, self.log.start))
 
     # ---- Snapshot
 

@@ -89,7 +89,7 @@ class OneNode:
     def turn(self) -> None:
         """Let everything happen that is to happen now."""
         outputs: list[Any] = [None]
-        while outputs or not self.core.engine.journal.idle:
+        while outputs or not self.core.engine.journal.idle or self._is_due:
             self.core.tick(self.clock.now())
             outputs = self.core.drain(self.clock.now())
             for output in outputs:
@@ -97,6 +97,11 @@ class OneNode:
                     self._replies[output.correlation] = _copied(output.message)
                 elif not isinstance(output, Close):
                     self._do(output)
+
+    @property
+    def _is_due(self) -> bool:
+        deadline = self.core.deadline
+        return deadline is not None and deadline <= self.clock.now().mono
 
     def _do(self, job: Job) -> None:
         try:
