@@ -9,6 +9,7 @@ never was, and what it wrote is written over.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
 
 from penstock_broker.storage import archive
@@ -174,24 +175,27 @@ class Archiver(Generic[T]):
         if self._mono < self._next_at and journal.bytes < PRESSURE * self._host.sizes.budget:
             self._paced = True
             return
-        if self._is_due(wall):
-            owners = list(self._owners.owners())
-            self._steps = archive.gather(owners, journal, journal.files[1].start)
+        below = self._due(wall)
+        if below is not None:
+            self._steps = archive.gather(list(self._owners.owners()), journal, below)
         elif self._mono >= self._evacuate_at and not self._owners.corrupt:
             self._evacuate_at = self._mono + EVACUATE_EVERY_MS
             self._steps = self._evacuation.gather(self._host.reads)
         if self._steps is not None:
             self._gather(self._steps, None, wall)
 
-    def _is_due(self, wall: int) -> bool:
-        """Something is alive in the oldest journal file, and it is old, or the journal half full."""
+    def _due(self, wall: int) -> int | None:
+        """Where the oldest journal file with something alive ends, if it is old, or those from it on take
+        more than half of the budget."""
         journal = self._host.journal
-        if len(journal.files) < 2:
-            return False
-        aged = wall - journal.files[1].since > ARCHIVE_AGE_MS
-        if not aged and journal.bytes <= self._host.sizes.budget // 2:
-            return False
-        return self._oldest_young() < journal.files[1].start
+        alive = self._oldest_young()
+        taken = journal.bytes
+        for file, follower in pairwise(journal.files):
+            if alive < follower.start:  # not `file.end`: a recovered one's last block counts no more
+                aged = wall - follower.since > ARCHIVE_AGE_MS
+                return follower.start if aged or taken > self._host.sizes.budget // 2 else None
+            taken -= file.size
+        return None
 
     def _gather(self, steps: Gathering, answer: bytes | None, wall: int) -> None:
         """One turn's worth of making a run; `answer` is what it had asked for."""

@@ -135,9 +135,13 @@ class OneNode:
 
     def receive_and_ack(self, messages: int) -> "OneNode":
         """Settle the oldest messages."""
-        self.ask(Ack(QUEUE, memoryview(encode_ranges(self.receive(messages)))))
+        self.settle(self.receive(messages))
         del self.confirmed[:messages]
         return self
+
+    def settle(self, leased: list[Range]) -> None:
+        """Ack what was received."""
+        self.ask(Ack(QUEUE, memoryview(encode_ranges(leased))))
 
     def checkpoint(self) -> "OneNode":
         """Write a checkpoint."""
