@@ -76,6 +76,12 @@ class Catalogue:
         self.changed_at = at.position
         return item
 
+    def fits(self, part: Part) -> bool:
+        """The part follows on from what is known here; it does, unless something before it was lost."""
+        item = decode_item(part.detail)
+        known = self._items[item.sort].get(item.name)
+        return known is None if part.kind == Kind.CREATE else known is not None and known.uuid == item.uuid
+
     def snapshot(self) -> bytes:
         """Everything, as one msgpack array."""
         packed: bytes = msgpack.packb(

@@ -47,7 +47,9 @@ class Registry:
         """Journal position that a restored machine reflected. Not `changed_at`: an entry may have several
         parts for one machine, all at one position."""
         self.corrupt: set[bytes] = set()
-        """Machines of which both snapshots are damaged."""
+        """Machines of which both snapshots are damaged, or changes were cut."""
+        self._cut = False
+        """Something was: not every part follows on from what is known."""
 
     # ---- Folding
 
@@ -73,10 +75,40 @@ class Registry:
         reflected = self._as_of.get(part.target, 0) >= at.position
         if machine is None or reflected or part.target in self.corrupt:
             return
+        if self._cut and not self._follows_on(machine, part, at):
+            return
         if isinstance(machine, Catalogue):
             self._compose(part.kind, machine.apply(part, at))
         else:
             machine.apply(part, at)
+
+    def cut(self, position: int) -> None:
+        """What stood in the journal there is lost. A machine whose parts do not follow on from what is known
+        of it is corrupt; of the others, what was settled there may be delivered again."""
+        self._cut = True
+        self.node.clean = False
+        if self._as_of.get(NODE, 0) <= position:
+            self.node.cut()
+        for queue in self.queues.values():
+            if self._as_of.get(queue.uuid, 0) <= position:
+                queue.suspect_below = queue.log.end
+
+    def _follows_on(self, machine: Machine, part: Part, at: At) -> bool:
+        """The part can be applied. The catalogue is made to fit: what must have been deleted is deleted now,
+        what it never heard of is passed over. So is what was said of a segment that it does not know."""
+        if part.kind in (Kind.ARCHIVED, Kind.MOVED) and self._as_of.get(NODE, 0) < at.position:
+            self.node.adopt(part)
+        if machine.fits(part):
+            return True
+        if isinstance(machine, Catalogue):
+            item = catalogue.decode_item(part.detail)
+            before = machine.get(item.sort, item.name)
+            if part.kind == Kind.CREATE and before is not None:
+                self._unmake(before)
+                return True
+        elif not isinstance(machine, Node):
+            self.corrupt.add(part.target)
+        return False
 
     def restore(self, chosen: Chosen) -> None:
         """A machine as a checkpoint had it. Raises `StorageError` if the catalogue or node is lost."""
@@ -215,4 +247,4 @@ class Registry:
 
     def _check_whole(self, uuid: bytes, what: str) -> None:
         if uuid in self.corrupt:
-            raise Corrupt(f"both snapshots of {what} are damaged")
+            raise Corrupt(f"both snapshots of {what} are damaged, or changes of it were cut")

@@ -22,6 +22,7 @@ from penstock_broker.storage.files import (
     Job,
     Load,
     Prepare,
+    Rename,
     Space,
     StorageError,
     Sync,
@@ -100,6 +101,8 @@ class MemoryFiles:
                 return self._copy(job)
             case Drop():
                 return self._drop(job)
+            case Rename():
+                return self._rename(job)
             case _:
                 assert_never(job)
 
@@ -204,6 +207,12 @@ class MemoryFiles:
 
     def _drop(self, job: Drop) -> Steps:
         yield self.disk.unlink(job.name)
+        yield self.disk.sync_directory()
+        return None
+
+    def _rename(self, job: Rename) -> Steps:
+        assert job.to not in self.disk.names, "nothing is renamed over another file"
+        yield self.disk.rename(job.name, job.to)
         yield self.disk.sync_directory()
         return None
 

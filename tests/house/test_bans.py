@@ -43,9 +43,13 @@ FILES = ("builtins.open()", "io.open", "os.*", "mmap*", "shutil*", "tempfile*", 
 
 BANS = {
     "time in the broker": Ban(("broker", "protocol"), TIME, (f"{BROKER}/clock.py",)),
-    "chance in the broker": Ban(("broker", "protocol"), CHANCE, (f"{BROKER}/server/node.py",)),
+    "chance in the broker": Ban(
+        ("broker", "protocol"), CHANCE, (f"{BROKER}/server/node.py", f"{BROKER}/tools/command.py")
+    ),
     "files in the broker": Ban(
-        ("broker", "protocol"), FILES, (f"{BROKER}/storage/os_files.py", f"{BROKER}/config.py")
+        ("broker", "protocol"),
+        FILES,
+        (f"{BROKER}/storage/os_files.py", f"{BROKER}/config.py", f"{BROKER}/tools/directory.py"),
     ),
     "the environment in the broker": Ban(("broker", "protocol"), ENVIRONMENT, (f"{BROKER}/config.py",)),
     "the event loop in the broker": Ban(

@@ -95,6 +95,15 @@ class Queue:
                 self.suspect_below = self.log.end
         self.changed_at = at.position
 
+    def fits(self, part: Part) -> bool:
+        """The part follows on from what is known here; it does, unless something before it was lost."""
+        if part.kind == Kind.SETTLE:
+            return all(first + messages <= self.log.end for first, messages in entries.settle_ranges(part))
+        if part.kind == Kind.RETURN:
+            rows = entries.RETURN.iter_unpack(part.detail)
+            return all(first + messages <= self.log.end for first, messages, *_ in rows)
+        return part.kind == Kind.BOOT or self.log.fits(part)
+
     def _appended(self, part: Part, at: At) -> None:
         self.log.appended(part, at)
         if part.flags & entries.PRODUCER_FLAG:

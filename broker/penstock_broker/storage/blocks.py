@@ -22,8 +22,8 @@
     48      8     durable     W: the position known to be on stable storage when it was written
     56      8     time        wall clock of the writer, ms; never runs backwards
     64      4     length      bytes of header and entries; the next block begins on the next page
-    68      4     entries
-    72      4     reserved
+    68      4     entries     of a block that was cut: blocks it stands for
+    72      4     flags       1: repair cut what stood here, what it said is lost
     76      4     crc32       over bytes 0 … 76
     80      …     entries
 
@@ -59,12 +59,15 @@ BLOCK = Struct(
     "Q"  # time
     "I"  # length
     "I"  # entries
-    "I"  # reserved
+    "I"  # flags
 )
 BLOCK_HEADER_BYTES = 80
 assert BLOCK.size + CRC.size == BLOCK_HEADER_BYTES
 BLOCK_MAGIC = b"PSJB"
 VERSION = 2
+
+CUT = 1
+"""Flag of a block whose header was written by repair: what stands behind it does not count."""
 
 PREFIX = "journal-"
 
@@ -120,11 +123,17 @@ class BlockHeader(NamedTuple):
     time: int
     length: int
     entries: int
+    flags: int = 0
+
+    @property
+    def behind(self) -> int:
+        """Sequence of the block behind it."""
+        return self.sequence + (self.entries if self.flags & CUT else 1)
 
 
 def encode_block_header(header: BlockHeader) -> bytes:
     """The 80 bytes in front of a block's entries."""
-    head = BLOCK.pack(BLOCK_MAGIC, VERSION, 0, *header, 0)
+    head = BLOCK.pack(BLOCK_MAGIC, VERSION, 0, *header)
     return head + CRC.pack(crc32(head))
 
 
@@ -134,7 +143,7 @@ def decode_block_header(view: memoryview, at: int) -> BlockHeader | None:
         return None
     if CRC.unpack_from(view, at + BLOCK.size)[0] != crc32(view[at : at + BLOCK.size]):
         return None
-    _, version, _, *fields, _ = BLOCK.unpack_from(view, at)
+    _, version, _, *fields = BLOCK.unpack_from(view, at)
     return BlockHeader(*fields) if version == VERSION else None
 
 
@@ -155,6 +164,8 @@ def decode_block(view: memoryview, at: int, header: BlockHeader) -> StoredBlock:
     start = BLOCK_HEADER_BYTES
     if len(data) < header.length or header.length < start:
         return StoredBlock(header, data, [], "it is cut off by the end of the file")
+    if header.flags & CUT:
+        return StoredBlock(header, data, [], None)
     try:
         for _ in range(header.entries):
             entry = decode(data, start, header.length)

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from penstock_broker.storage import archive, recovery
 from penstock_broker.storage.archiver import Archiver
 from penstock_broker.storage.blocks import BLOCK_HEADER_BYTES, StoredBlock, encode_block_header, padded
-from penstock_broker.storage.checkpoint import HEADER_BYTES, Chosen
+from penstock_broker.storage.checkpoint import HEADER_BYTES
 from penstock_broker.storage.durability import FSYNC
 from penstock_broker.storage.entries import NOTHING, At, Body, Part
 from penstock_broker.storage.files import (
@@ -53,19 +53,11 @@ FILE_SHARE_OF_DISK = 32
 T = TypeVar("T")
 
 
-class Machines(Protocol):
+class Machines(recovery.Fold, Protocol):
     """All machines of the node, and the one way into them."""
 
     def apply(self, part: Part, at: At) -> None:
         """A part that was just appended."""
-        ...
-
-    def replay(self, part: Part, at: At) -> None:
-        """A part read back; skipped by a machine that reflects it already."""
-        ...
-
-    def restore(self, chosen: Chosen) -> None:
-        """A machine as a checkpoint had it."""
         ...
 
     def all(self) -> Iterable[Machine]:

@@ -95,7 +95,14 @@ class Drop(NamedTuple):
     name: str
 
 
-Job: TypeAlias = Prepare | Write | Sync | Load | Copy | Drop
+class Rename(NamedTuple):
+    """Give a file another name, which is not taken, and sync the directory. For tools."""
+
+    name: str
+    to: str
+
+
+Job: TypeAlias = Prepare | Write | Sync | Load | Copy | Drop | Rename
 
 
 class Space(NamedTuple):

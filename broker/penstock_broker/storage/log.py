@@ -14,7 +14,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from penstock_broker.storage import entries
-from penstock_broker.storage.entries import At, Part
+from penstock_broker.storage.entries import At, Kind, Part
 
 SNAPSHOT = Struct("<QQIIIQQ")  # start, end, young, old, origins, size_bytes, end_time
 ORIGIN = Struct("<Q16sQ")  # base, origin log, origin first
@@ -221,6 +221,15 @@ class Log:
                 self._origins.pop(young.arrays[0][young.first], None)
             self.size_bytes -= young.arrays[3][young.first]
             young.trim(young.first + 1)
+
+    def fits(self, part: Part) -> bool:
+        """The part follows on from what is known here; it does, unless something before it was lost."""
+        if part.kind == Kind.APPEND:
+            return part.base == self.end
+        if part.kind == Kind.MOVED:
+            first = next(self.stretches(part.base), None)
+            return first is not None and first.first == part.base
+        return part.base + part.messages <= self.end
 
     # ---- Looking up
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from penstock_broker.storage import entries
 from penstock_broker.storage.entries import At, Kind, Part
+from penstock_broker.storage.log import Stretch
 
 NODE = bytes(15) + b"\x01"
 """The uuid that parts of the node itself are addressed to."""
@@ -66,6 +67,24 @@ class Node:
             if not sealed:
                 del self.open[owner]
         self.changed_at = at.position
+
+    def fits(self, part: Part) -> bool:
+        """The part follows on from what is known here; it does, unless something before it was lost."""
+        return part.kind not in (Kind.WRITTEN, Kind.DROPPED) or part.base in self.segments
+
+    def cut(self) -> None:
+        """What was lost may have been of segments: none that is there now is written to again."""
+        self.segments = {number: each._replace(sealed=True) for number, each in self.segments.items()}
+        self.open = {}
+
+    def adopt(self, part: Part) -> None:
+        """A log says that stretches lie in segments; one whose beginning was lost is known from now on."""
+        for fields in entries.STRETCH.iter_unpack(part.detail):
+            stretch = Stretch(*fields)
+            size = stretch.at + stretch.length
+            known = self.segments.get(stretch.segment, Segment(COMMON, 0, True))
+            self.segments[stretch.segment] = known._replace(size=max(known.size, size))
+            self.segment_next = max(self.segment_next, stretch.segment + 1)
 
     def snapshot(self) -> bytes:
         """Everything but `clean`: a checkpoint always lies before the STOP that would set it."""

@@ -25,6 +25,7 @@ from penstock_broker.storage.files import (
     Job,
     Load,
     Prepare,
+    Rename,
     Space,
     Step,
     StorageError,
@@ -228,6 +229,8 @@ class OsFiles:
                 self._prepare(job)
             case Drop():
                 self._drop(job)
+            case Rename():
+                self._rename(job)
             case Copy():
                 return self._copy(job)
             case Load():
@@ -315,6 +318,11 @@ class OsFiles:
     def _drop(self, job: Drop) -> None:
         self._descriptors.forget(job.name)
         os.unlink(job.name, dir_fd=self._directory)
+        os.fsync(self._directory)
+
+    def _rename(self, job: Rename) -> None:
+        self._descriptors.forget(job.name)
+        os.rename(job.name, job.to, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         os.fsync(self._directory)
 
     def _exists(self, name: str) -> bool:

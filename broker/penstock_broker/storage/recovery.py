@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from penstock_broker.storage import checkpoint
 from penstock_broker.storage.blocks import (
     BLOCK_MAGIC,
+    CUT,
     PREFIX,
     BlockHeader,
     StoredBlock,
@@ -43,6 +44,10 @@ class Fold(Protocol):
 
     def replay(self, part: Part, at: At) -> None:
         """A part of the journal; the machine skips what its snapshot already reflects."""
+        ...
+
+    def cut(self, position: int) -> None:
+        """What stood in the journal there is lost: repair cut it. What does not follow on is corrupt."""
         ...
 
 
@@ -241,7 +246,7 @@ class _Reader:
     def _end(self) -> tuple[int, int]:
         """Position and sequence behind the last whole block."""
         if self.last is not None:
-            return self.last.position + padded(self.last.length), self.last.sequence + 1
+            return self.last.position + padded(self.last.length), self.last.behind
         if self.order and self.order[0].first is not None:
             first = self.order[0].first
             return first.position, first.sequence
@@ -259,6 +264,8 @@ class _Reader:
         header = block.header
         self.boot = max(self.boot, header.boot)
         self.time = max(self.time, header.time)
+        if header.flags & CUT:
+            fold.cut(header.position)
         for at, entry in block.entries:
             end = header.position + at + entry.length
             where = header.position + at
@@ -301,7 +308,7 @@ class _Reader:
             if block.bad is not None:
                 self._check_torn(file, data, at, expected, stop, block.bad)
                 break
-            expected += 1
+            expected = header.behind
             at += padded(header.length)
             self.used[file.name] = at
             yield block

@@ -58,6 +58,10 @@ class Partition:
             self.log.archived(part)
         self.changed_at = at.position
 
+    def fits(self, part: Part) -> bool:
+        """The part follows on from what is known here; it does, unless something before it was lost."""
+        return self.log.fits(part)
+
     def check_room(self, messages: int, size: int) -> None:
         """A partition takes what the disk takes; retention bounds it."""
 

@@ -1,0 +1,1 @@
+"""Tools for a data directory, from outside and without a broker: dump, doctor, repair and backup."""
