@@ -12,6 +12,10 @@ GROUP = "penstock.commands"
 PROVIDERS = {
     "serve": ("server", "Run a broker."),
     "config": ("server", "Show the settings a broker would run with."),
+    "doctor": ("server", "Check a data directory, and say what to do about it."),
+    "dump": ("server", "Print what stands in a data directory."),
+    "backup": ("server", "Copy a data directory, also while a broker serves it."),
+    "repair": ("server", "Cut what is damaged in a data directory, by name."),
     "loadtest": ("loadtest", "Measure a broker under load, and compare it with others."),
 }
 """Commands of this project that an extra of the distribution brings, and what they do."""
