@@ -181,7 +181,7 @@ class Reads:
         blocks = self.index(log, place, loaded)
         whole = place.first
         for number in _numbers(blocks, first, end):
-            for stored in self._of_block(log, place, blocks, number, loaded):
+            for stored in self._of_block(log, place, blocks, number, loaded, first, end):
                 yield stored
                 whole = stored.base + stored.messages
         if len(blocks) < place.blocks and end > whole:
@@ -199,17 +199,27 @@ class Reads:
         return Stored(base, messages, time, log, first, crc, data)
 
     def _of_block(
-        self, log: Log, stretch: Stretch, blocks: list[Indexed], number: int, loaded: Loaded
+        self,
+        log: Log,
+        stretch: Stretch,
+        blocks: list[Indexed],
+        number: int,
+        loaded: Loaded,
+        first: int = 0,
+        end: int = 0,
     ) -> Iterator[Stored]:
+        """Every batch of a block. Those with offsets in `first` … `end` are checked: damage to another one
+        concerns nobody here."""
         block = blocks[number]
         data = memoryview(self._bytes(block_extent(stretch, block), loaded))
         rows = decode_head(data, log.uuid, stretch.segment)
         if rows is None or rows[0].base != block.first:
-            end = blocks[number + 1].first if number + 1 < len(blocks) else stretch.end
-            raise corrupt(block.first, end - block.first)
+            behind = blocks[number + 1].first if number + 1 < len(blocks) else stretch.end
+            raise corrupt(block.first, behind - block.first)
         for row in rows:
             batch = data[row.at : row.at + row.length]
-            _verify(batch, row.crc, row.base, row.messages)
+            if row.base < end and first < row.base + row.messages:
+                _verify(batch, row.crc, row.base, row.messages)
             yield Stored(row.base, row.messages, row.time, row.origin_log, row.origin_first, row.crc, batch)
 
 
