@@ -184,7 +184,7 @@ class MemoryFiles:
         for step in job.steps:
             at = step.offset
             for piece in step.pieces:
-                data = self._bytes_of(piece)
+                data = self._bytes_of(piece, or_zeros=job.or_zeros)
                 yield self.disk.write(job.name, at, data)
                 at += len(data)
             yield self.disk.sync(job.name)
@@ -192,10 +192,10 @@ class MemoryFiles:
         yield self.disk.sync_directory()
         return written
 
-    def _bytes_of(self, piece: Buffer | Extent) -> Buffer:
+    def _bytes_of(self, piece: Buffer | Extent, *, or_zeros: bool) -> Buffer:
         if not isinstance(piece, Extent):
             return piece
-        if piece.verbatim:
+        if or_zeros:
             try:
                 return self.disk.read(piece.name, piece.offset, piece.length).ljust(piece.length, b"\0")
             except OSError:

@@ -123,10 +123,11 @@ class Target:
         if index_bytes(len(index)):
             self.pieces.append(encode_index(log, self.number, index))
             self.end += index_bytes(len(index))
-        first, time = batches[0].base, batches[0].time
-        messages = batches[-1].base + batches[-1].messages - first
-        alive = owner.alive(first, messages)
-        return entries.STRETCH.pack(first, messages, alive, self.number, len(index), self.end - at, at, time)
+        first, last = batches[0], batches[-1]
+        messages = last.base + last.messages - first.base
+        alive = owner.alive(first.base, messages)
+        where = self.number, len(index), self.end - at, at
+        return entries.STRETCH.pack(first.base, messages, alive, *where, first.time, last.time)
 
     def _lay_out_block(self, log: bytes, batches: Sequence[Batch]) -> None:
         at = head_bytes(len(batches))
@@ -139,10 +140,9 @@ class Target:
         self.pieces.extend(batch.data for batch in batches)
         self.end += at
 
-    @property
-    def copy(self) -> Copy:
+    def copy(self, *, or_zeros: bool) -> Copy:
         """The job that writes it."""
-        return Copy(segment_name(self.number), (Step(self.start, tuple(self.pieces)),))
+        return Copy(segment_name(self.number), (Step(self.start, tuple(self.pieces)),), or_zeros)
 
 
 def gather(owners: Iterable[Owner], journal: Places, below: int) -> Gathering:
@@ -174,8 +174,9 @@ def gather(owners: Iterable[Owner], journal: Places, below: int) -> Gathering:
             return
 
 
-def lay_out(moves: Iterable[Moved], node: Node, leave: int = -1) -> Run:
-    """Files and parts for what was gathered; nothing goes into segment `leave`."""
+def lay_out(moves: Iterable[Moved], node: Node, leave: int = -1, *, or_zeros: bool = False) -> Run:
+    """Files and parts for what was gathered; nothing goes into segment `leave`. `or_zeros`: what cannot be
+    read is given up."""
     run = Run([], [], [], 0, Counter())
     targets: dict[bytes, Target] = {}
     numbers = iter(range(node.segment_next, 1 << 63))
@@ -190,7 +191,7 @@ def lay_out(moves: Iterable[Moved], node: Node, leave: int = -1) -> Run:
         run.moved[move.kind] += move.weight
         run.parts.append(Part(log, move.kind, move.base, move.messages, 0, detail))
     for target in targets.values():
-        run.copies.append(target.copy)
+        run.copies.append(target.copy(or_zeros=or_zeros))
         size = entries.SIZE.pack(target.end)
         run.parts.append(Part(NODE, Kind.WRITTEN, target.number, detail=size))
     return run._replace(size=sum(target.end - target.start for target in targets.values()))
@@ -207,7 +208,7 @@ def _target(owner: bytes, node: Node, leave: int, numbers: Iterator[int], begun:
 
 def _batch(row: Young, journal: Places) -> Batch:
     file, at = journal.locate(row.position)
-    extent = Extent(file.name, at, row.length, verbatim=True)
+    extent = Extent(file.name, at, row.length)
     return Batch(
         row.base, row.messages, row.time, row.origin_log, row.origin_first, row.crc, row.length, extent
     )

@@ -8,6 +8,7 @@ leave the disk to the journal's. Nothing here would be missed after a crash: a r
 never was, and what it wrote is written over.
 """
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
@@ -16,7 +17,7 @@ from penstock_broker.storage import archive
 from penstock_broker.storage.archive import Gathering, Moved, Run
 from penstock_broker.storage.entries import Kind, Part
 from penstock_broker.storage.evacuation import Evacuation
-from penstock_broker.storage.files import Drop, Extent, Job, Load
+from penstock_broker.storage.files import Drop, Extent, Job, Load, StorageError
 from penstock_broker.storage.journal import Journal, JournalFile, JournalSettings
 from penstock_broker.storage.log import Use
 from penstock_broker.storage.node import NODE, Node
@@ -28,6 +29,8 @@ PACE_BYTES_PER_MS = 100_000
 """While the journal holds less than PRESSURE of its budget."""
 PRESSURE = 0.75
 EVACUATE_EVERY_MS = 10_000
+READ_TRIES = 3
+"""What cannot be read so often is given up, so that it does not hold up all others for ever."""
 
 T = TypeVar("T")
 
@@ -119,6 +122,8 @@ class Archiver(Generic[T]):
         """One of them failed."""
         self._failed = False
         """A run did; the next is made with the next tick."""
+        self._unread = 0
+        """Runs in a row that failed because something could not be read."""
         self._mono = 0
         self._next_at = 0
         """mono ms before which no run begins, but under pressure."""
@@ -229,7 +234,8 @@ class Archiver(Generic[T]):
         gathered, self._gathered = self._gathered, []
         if not gathered or self.quiet:
             return
-        run = archive.lay_out(gathered, self._node, self._evacuation.leaving)
+        or_zeros = self._unread >= READ_TRIES
+        run = archive.lay_out(gathered, self._node, self._evacuation.leaving, or_zeros=or_zeros)
         if run.copies:
             self._run = (self._host.append(run.begun, wall=wall) if run.begun else 0, run)
         else:
@@ -253,12 +259,15 @@ class Archiver(Generic[T]):
             self._host.disk_written += result
         else:
             self._broken = True
+            unread = isinstance(result, StorageError) or getattr(result, "errno", 0) == errno.EIO
+            self._unread += unread
         if self._left:
             return
         self._writing = None
         if self._broken:  # what it wrote does not count, and is written over
             self._broken, self._failed = False, True
             return
+        self._unread = 0
         self._next_at = self._mono + run.size // PACE_BYTES_PER_MS
         if not self.quiet:
             self._record(run, self._host.journal.time)

@@ -122,9 +122,7 @@ def _kept(
             return None
         for row in rows:
             if owner.is_alive(row.base, row.messages):
-                extent = Extent(
-                    segment_name(stretch.segment), place.offset + row.at, row.length, verbatim=True
-                )
+                extent = Extent(segment_name(stretch.segment), place.offset + row.at, row.length)
                 origin = row.origin_log, row.origin_first
                 batches.append(Batch(row.base, row.messages, row.time, *origin, row.crc, row.length, extent))
     return batches

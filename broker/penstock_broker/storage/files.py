@@ -31,14 +31,12 @@ class Damaged(StorageError):
 
 
 class Extent(NamedTuple):
-    """A run of bytes in a file. `crc` (crc32) is checked when it is copied, unless None. `verbatim`: copied
-    as it is, with zeros for what cannot be read; whoever reads the copy checks it."""
+    """A run of bytes in a file; `crc` (crc32) is checked when it is copied, unless None."""
 
     name: str
     offset: int
     length: int
     crc: int | None = None
-    verbatim: bool = False
 
 
 class Prepare(NamedTuple):
@@ -83,10 +81,12 @@ class Step(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """Write a file (made if need be, its name durable) step by step. Result: bytes written."""
+    """Write a file (made if need be, its name durable) step by step. Result: bytes written. `or_zeros`: what
+    cannot be read becomes zeros, for whoever reads the copy checks it."""
 
     name: str
     steps: tuple[Step, ...]
+    or_zeros: bool = False
 
 
 class Drop(NamedTuple):

@@ -27,7 +27,6 @@ from penstock_broker.storage.files import (
     Prepare,
     Rename,
     Space,
-    Step,
     StorageError,
     Sync,
     Write,
@@ -265,33 +264,36 @@ class OsFiles:
     def _copy(self, job: Copy) -> int:
         if self._exists(job.name):
             with self._descriptors.borrow(job.name) as fd:
-                return self._take_steps(fd, job.steps)
+                return self._take_steps(fd, job)
         with self._descriptors.borrow(job.name, new=True) as fd, self._unlinked_on_failure(job.name):
-            return self._take_steps(fd, job.steps)
+            return self._take_steps(fd, job)
 
-    def _take_steps(self, fd: int, steps: Sequence[Step]) -> int:
+    def _take_steps(self, fd: int, job: Copy) -> int:
         written = 0
-        for step in steps:
+        for step in job.steps:
             _zero_fill(fd, step.offset)
             at = step.offset
             for some in _together(step.pieces):
                 if isinstance(some, Extent):
                     at += self._copy_extent(fd, at, some)
                 else:
-                    at += self._copy_verbatim(fd, at, some)
+                    at += self._copy_together(fd, at, some, or_zeros=job.or_zeros)
             os.fdatasync(fd)
             written += at - step.offset
         os.fsync(self._directory)  # an older file, too: who made it may not have come so far
         return written
 
-    def _copy_verbatim(self, fd: int, offset: int, pieces: Sequence[Buffer | Extent]) -> int:
+    def _copy_together(
+        self, fd: int, offset: int, pieces: Sequence[Buffer | Extent], *, or_zeros: bool
+    ) -> int:
         """Pieces whose extents lie close together in one file: one read, one write."""
         extents = [piece for piece in pieces if isinstance(piece, Extent)]
         if not extents:
             return _write_all(fd, offset, [piece for piece in pieces if not isinstance(piece, Extent)])
         low, high = extents[0].offset, extents[-1].offset + extents[-1].length
         with self._descriptors.borrow(extents[0].name) as source:
-            whole = memoryview(_read_or_zeros(source, low, high - low, extents))
+            read = _read_or_zeros if or_zeros else _read_all
+            whole = memoryview(read(source, low, high - low, extents))
         buffers: list[Buffer] = []
         for piece in pieces:
             if isinstance(piece, Extent):
@@ -376,7 +378,7 @@ def _write(fd: int, offset: int, data: Buffer) -> int:
 
 
 def _together(pieces: Sequence[Buffer | Extent]) -> Iterator[Extent | Sequence[Buffer | Extent]]:
-    """Extents that are checked, one by one, and between them runs of what is not: buffers, and verbatim
+    """Extents that are checked, one by one, and between them runs of what is not: buffers, and other
     extents of one file that lie in order, with small gaps, so that one read fetches them."""
     run: list[Buffer | Extent] = []
     low, last = 0, None
@@ -387,10 +389,10 @@ def _together(pieces: Sequence[Buffer | Extent]) -> Iterator[Extent | Sequence[B
                 and 0 <= piece.offset - last.offset - last.length <= GAP_BYTES_MAX
                 and piece.offset + piece.length - low <= CHUNK_BYTES
             )
-            if run and not (piece.verbatim and fits):
+            if run and not (piece.crc is None and fits):
                 yield run
                 run, last = [], None
-            if not piece.verbatim:
+            if piece.crc is not None:
                 yield piece
                 continue
             low = piece.offset if last is None else low
@@ -401,6 +403,14 @@ def _together(pieces: Sequence[Buffer | Extent]) -> Iterator[Extent | Sequence[B
             run, last = [], None
     if run:
         yield run
+
+
+def _read_all(fd: int, offset: int, length: int, extents: Sequence[Extent]) -> Buffer:
+    """`length` bytes, or `Damaged`."""
+    data = _read(fd, offset, length)
+    if len(data) < length:
+        raise Damaged(f"{extents[0].name} ends inside {length} bytes at {offset}")
+    return data
 
 
 def _read_or_zeros(fd: int, offset: int, length: int, extents: Sequence[Extent]) -> Buffer:

@@ -173,7 +173,7 @@ def _kept(files: Files, owner: Without, stretch: Stretch) -> list[Batch]:
         for row in rows:
             at = block.at + row.at
             if owner.is_alive(row.base, row.messages):
-                extent = Extent(name, stretch.at + at, row.length, verbatim=True)
+                extent = Extent(name, stretch.at + at, row.length)
                 stamps = row.base, row.messages, row.time, row.origin_log, row.origin_first
                 batches.append(Batch(*stamps, row.crc, row.length, extent))
     return batches
