@@ -100,6 +100,14 @@ class Ledger:
         if asked["f"] in ("receive", "deliver"):
             self.seen |= {(asked["queue"], message["offset"]) for message in answer["messages"]}
 
+    @contextmanager
+    def refusing(self, kind: type[Refused]) -> Iterator[None]:
+        """What the block does may be refused so; it is over then."""
+        try:
+            yield
+        except kind:
+            self.refusals[kind.__name__] += 1
+
     async def until(self, is_reached: Callable[[], bool], seconds: float) -> bool:
         """Wait for something that only comes about with the history; False when the time is up."""
         try:

@@ -40,6 +40,13 @@ JOBS_MAX = 10
 class Lives:
     """`count`: how many there were; `cut_short`: how many ended before the broker was ready."""
 
+    endings = frozenset({-signal.SIGKILL})
+    """Exit codes a life may end with."""
+    excused: frozenset[str] = frozenset()
+    """Refusals that a broker may give on its way out, beside those of a live one."""
+    confirms_min, settles_min = 1_000, 200
+    """What a life must do before it is ended; by chance up to twice as much."""
+
     def __init__(self, directory: Path, random: Random) -> None:
         self.data = directory / "data"
         self.count = 0
@@ -67,11 +74,15 @@ class Lives:
         """Until it is ready."""
         await asyncio.to_thread(self._spawn().wait_ready)
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
+        """End a life in which it has served."""
+        self.fell()
+
+    def fell(self) -> None:
         """kill -9. It must have been alive until then."""
         assert self._broker is not None
         code = self._broker.kill()
-        assert code == -signal.SIGKILL, f"the broker had ended with {code}: {self._broker.log()}"
+        assert code in self.endings, f"the broker had ended with {code}: {self._broker.log()}"
 
     async def die_young(self) -> None:
         """A life that ends in its recovery, or with its first requests: at some file job, or at some time."""
@@ -83,7 +94,7 @@ class Lives:
             await asyncio.sleep(
                 self._random.uniform(0, 0.6)
             )  # nothing is waited for: the moment is the fault
-        self.kill()
+        self.fell()
         self.cut_short += '"event": "ready"' not in broker.log()
 
     def files(self) -> set[str]:

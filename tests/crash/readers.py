@@ -42,7 +42,7 @@ class Reader:
                 assignment += 1
                 await self._go_back(client)
                 async with topic.consumer(self._group, partitions=range(PARTITIONS)) as consumer:
-                    with self._field.stopping(consumer.stop):
+                    with self._field.stopping(consumer.stop), self._field.ledger.refusing(penstock.Corrupt):
                         await self._take(consumer, assignment)
 
     async def _take(self, consumer: penstock.TopicConsumer[bytes], assignment: int) -> None:

@@ -28,8 +28,6 @@ from tests.crash.lives import Lives
 from tests.sim.checker import Anomaly, check
 from tests.sim.history import Record, line_of
 
-CONFIRMS_MIN, SETTLES_MIN = 1_000, 200
-"""Of every cycle; by chance up to twice as much before the broker is killed."""
 PRODUCERS, CONSUMERS, GROUPS = ("p0", "p1", "p2", "p3"), ("c0", "c1", "c2", "c3"), ("stream", "batch")
 EVERYBODY = {*PRODUCERS, *CONSUMERS, *GROUPS}
 """Each of them must get somewhere in every cycle."""
@@ -47,6 +45,7 @@ class Era:
         self.field = Field(lives.address, number, random)
         self.files: set[str] = set()
         """What was in the data directory at the end."""
+        self.allowed = ALLOWED | lives.excused
         self._lives = lives
         self._random = random
         self._ledger = self.field.ledger
@@ -108,12 +107,13 @@ class Era:
         """Wait for progress, and a bit longer, and kill the broker; what was done. Raises `AssertionError`
         if too little was."""
         began, confirmed, settled = time.monotonic(), self._ledger.confirmed, self._ledger.settled
+        lives = self._lives
         more = self._random.uniform(1, 2)
         self._ledger.succeeded.clear()
 
         def is_proven() -> bool:
             confirms, settles = self._ledger.confirmed - confirmed, self._ledger.settled - settled
-            enough = confirms >= CONFIRMS_MIN * more and settles >= SETTLES_MIN * more
+            enough = confirms >= lives.confirms_min * more and settles >= lives.settles_min * more
             return enough and self._ledger.succeeded >= EVERYBODY
 
         proven = await self._ledger.until(is_proven, CYCLE_SECONDS)
@@ -127,7 +127,7 @@ class Era:
         """Kill the broker, start it again, look at once what it knows; how long it was away, in seconds."""
         began = time.monotonic()
         self.field.up.clear()
-        self._lives.kill()
+        await self._lives.kill()
         self._recorder.note("crash")
         while self._random.random() < 0.2:
             await self._lives.die_young()
@@ -190,11 +190,17 @@ class Evidence(NamedTuple):
     files: set[str]
 
 
-async def run(directory: Path, cycles: int, seed: int, say: Callable[[str], None] = print) -> Evidence:
+async def run(
+    directory: Path,
+    cycles: int,
+    seed: int,
+    say: Callable[[str], None] = print,
+    lives_in: Callable[[Path, Random], Lives] = Lives,
+) -> Evidence:
     """Run eras of at most 50 cycles and judge each; the evidence of the last one. Raises `Judged`, or
     `AssertionError` for a broker that stalls or ends by itself. What is left in `directory` tells why."""
     random = Random(seed)
-    lives = Lives(directory, random)
+    lives = lives_in(directory, random)
     try:
         await lives.start()
         for number, first in enumerate(range(0, cycles, ERA_CYCLES)):
@@ -217,7 +223,7 @@ def judge(era: Era, path: Path) -> None:
     anomalies = check(era.field.ledger.records)
     if anomalies:
         raise Judged(anomalies, path)
-    unexpected = era.field.ledger.refusals.keys() - ALLOWED
+    unexpected = era.field.ledger.refusals.keys() - era.allowed
     assert not unexpected, f"refused with {unexpected}: see {path}"
 
 
