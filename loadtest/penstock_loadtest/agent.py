@@ -4,7 +4,7 @@ The first line of stdin is its job, each further one a command; what it has to s
 object per line. It ends when stdin does. So it is a program that can be run, watched and profiled by itself.
 
     produce   publish {messages, seconds, rate} → published     end → sent
-    consume   begin, measure                                    end → received
+    consume   begin; measure → measuring                        end → received
     idle      connect {connections} → connected                 end → closed
     all       → ready, progress (four times a second), failed
 """
@@ -65,6 +65,7 @@ async def consume(job: dict[str, Any], adapter: Adapter, commands: "Commands") -
                 consumer.begin().add_done_callback(_failed)
             else:
                 consumer.measure()
+                say("measuring")
 
 
 async def idle(job: dict[str, Any], adapter: Adapter, commands: "Commands") -> None:

@@ -84,7 +84,7 @@ def _comparison(results: dict[str, Any]) -> Iterator[str]:
     rows = [
         [
             *(ratio.own.scenario, ratio.own.flow, ratio.peer.system, ratio.peer.durability),
-            *(f"{value:.1f} ×" for value in (ratio.publish, ratio.receive)),
+            *ratio.rates(),
             *(time_text(line.receive.get("p99")) for line in (ratio.peer, ratio.own)),
         ]
         for ratio in ratios(results)

@@ -106,6 +106,7 @@ class FlowCrew:
         """Publish that many messages, and wait until every reader has all that was confirmed."""
         for consumer in self.consumers():
             consumer.tell("measure")
+        await all_heard(self.consumers(), "measuring")
         share, rate = messages // len(self.producers), self.flow.rate
         for producer in self.producers:
             producer.tell(

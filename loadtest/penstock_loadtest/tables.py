@@ -85,15 +85,13 @@ class Ratio(NamedTuple):
     own: Line
     peer: Line
 
-    @property
-    def publish(self) -> float:
-        """How many times the peer's rate."""
-        return self.own.publish_rate / self.peer.publish_rate
-
-    @property
-    def receive(self) -> float:
-        """The same, end to end."""
-        return self.own.receive_rate / self.peer.receive_rate
+    def rates(self) -> list[str]:
+        """How many times the peer's rate: to publish, and end to end. `=` where the rate was given."""
+        pairs = (
+            (self.own.publish_rate, self.peer.publish_rate),
+            (self.own.receive_rate, self.peer.receive_rate),
+        )
+        return ["=" if self.own.rate else f"{own / peer:.1f} ×" if peer else "-" for own, peer in pairs]
 
 
 def ratios(results: dict[str, Any]) -> list[Ratio]:
@@ -125,7 +123,7 @@ def ratios_table(results: dict[str, Any]) -> str:
                 ratio.peer.durability,
                 ratio.own.durability,
             ),
-            *(("=", "=") if ratio.own.rate else (f"{ratio.publish:.1f} ×", f"{ratio.receive:.1f} ×")),
+            *ratio.rates(),
             *(time_text(line.receive.get("p99")) for line in (ratio.peer, ratio.own)),
         ]
         for ratio in ratios(results)

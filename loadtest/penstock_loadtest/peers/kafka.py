@@ -150,7 +150,9 @@ class Topics(Adapter):
         consumer.subscribe([self.name])
         try:
             while not self.stopped:
-                messages = consumer.consume(CONSUME, POLL_SECONDS)
+                # Waits for one, takes what is there: consume() alone would wait for all.
+                messages = consumer.consume(1, POLL_SECONDS)
+                messages += consumer.consume(CONSUME, 0) if messages else []
                 bodies: list[bytes] = []
                 for message in messages:
                     if message.error():
