@@ -55,7 +55,7 @@ def _append(part: Part, names: Names) -> Values:
 
 def _settle(part: Part, _: Names) -> Values:
     ranges = entries.settle_ranges(part)
-    values: Values = {"outcome": Settled(part.flags).name.lower().replace("_", "-")}
+    values: Values = {"outcome": Settled(part.flags & ~entries.KEPT_FLAG).name.lower().replace("_", "-")}
     return values | ({"ranges": [[first, first + n - 1] for first, n in ranges]} if len(ranges) > 1 else {})
 
 
@@ -200,7 +200,7 @@ def message_values(first: int, data: memoryview) -> list[Values]:
     times, absent = batch.integers(Column.TIMESTAMP), batch.integers(Column.ABSENT)
     messages = []
     for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        values: Values = {"offset": first + index}
+        values: Values = {"offset": first + batch.deltas[index]}
         if keys is not None and keys[index]:
             values |= text_or_base64("key", bytes(msgpack.unpackb(keys[index])))
         if headers is not None and headers[index]:

@@ -185,7 +185,7 @@ def _journal(case: Case) -> Iterator[Finding]:
         if _counts(case, body.name, body.block) and not logs.is_needed(case.registry, body):
             where = f"{body.name} at byte {body.at}"
             what = f"{case.names.label(body.log)} {offsets(body.first, body.messages)}"
-            yield finding(where, BAD_BATCH, f"nothing: {what} is not needed there", "goes on", DISK)
+            yield remark(where, BAD_BATCH, f"nothing: {what} is not needed there", "goes on", DISK)
     if report is not None and report.torn is not None:
         yield remark(
             "the end of the journal",

@@ -16,6 +16,7 @@ from penstock_broker.tools.command import Failed, Parser, Usage, instant, note, 
 from penstock_broker.tools.details import KIND_NAMES, Values
 from penstock_broker.tools.directory import Directory, is_known
 from penstock_broker.tools.names import Names
+from penstock_broker.tools.survey import survey
 
 EPILOG = """\
 examples:
@@ -96,6 +97,8 @@ def chosen(files: Readable, wanted: Wanted) -> Iterator[Values]:
     """The records that are wanted, file by file: checkpoints, journal, segments. Raises `Failed` if no file
     has a name like that."""
     names = Names().learn(files)
+    if wanted.files:
+        survey(files, names)
     patterns = wanted.files or ["*"]
     order = [*checkpoint.SLOTS, *_sorted(files, blocks.PREFIX), *_sorted(files, segment.PREFIX)]
     found = [name for name in order if any(fnmatchcase(name, each) for each in patterns)]

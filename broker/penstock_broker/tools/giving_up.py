@@ -1,9 +1,10 @@
 """Gives up damaged messages or records, in one short life of a broker that serves nobody."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
-from penstock_broker.clock import Clock, SystemClock
+from penstock_broker.clock import Clock
 from penstock_broker.core import Core
 from penstock_broker.outputs import Close, Send
 from penstock_broker.queues.outcomes import Settled
@@ -18,7 +19,7 @@ from penstock_broker.storage.segment import decode_head, segment_name, walk
 from penstock_broker.tools.command import RANDOM, Failed
 from penstock_broker.tools.doctor import Case
 from penstock_broker.tools.logs import FOREVER, Damage, Places, damages, index_of
-from penstock_broker.tools.walk import readable
+from penstock_broker.tools.walk import journal_names, readable
 from penstock_broker.topics.partition import Partition
 
 
@@ -103,10 +104,13 @@ def _check_damaged(log: str, found: list[Damage], first: int, end: int) -> None:
 # Doing it
 
 
-def give_up(files: Files, given: Given, clock: Clock | None = None) -> None:
-    """Start, record it, stop in order. Raises `StorageError` where a start is refused."""
-    clock = clock or SystemClock()
-    core = Core(files, CoreSettings(), RANDOM, clock.now())
+def give_up(files: Files, given: Given, clock: Clock) -> None:
+    """Start, record it, stop in order; no time passes, so nothing else becomes due. Raises `StorageError`
+    where a start is refused."""
+    usual = CoreSettings()
+    size = max(files.names()[name] for name in journal_names(files))
+    settings = replace(usual, journal_file_bytes_min=min(size, usual.journal_file_bytes_min))
+    core = Core(files, settings, RANDOM, clock.now())
     owner = core.registry.owner(given.uuid)
     assert owner is not None, "recovered a moment ago"
     if isinstance(owner, Queue):
@@ -118,7 +122,6 @@ def give_up(files: Files, given: Given, clock: Clock | None = None) -> None:
             _carry_out(files, core, moves, clock)
     core.stop(clock.now())
     while not core.stopped:
-        core.tick(clock.now())
         for output in core.drain(clock.now()):
             if not isinstance(output, Send | Close):
                 try:

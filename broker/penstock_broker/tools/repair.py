@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
+from penstock_broker.clock import Clock, SystemClock
 from penstock_broker.storage import checkpoint
 from penstock_broker.storage.files import Copy, Files, Rename, Step
 from penstock_broker.storage.os_files import OsFiles
@@ -98,7 +99,7 @@ def plan_for(files: Files, options: Namespace) -> Plan:
     if options.block is not None:
         return plan_block(files, *options.block)
     if options.range is not None:
-        return plan_range(files, options.range)
+        return plan_range(files, options.range, SystemClock())
     if options.checkpoint is None:
         raise Usage("name what to cut")
     return plan_checkpoint(files, options.checkpoint)
@@ -180,7 +181,7 @@ def _run(files: Files, job: Rename) -> None:
 # Ranges
 
 
-def plan_range(files: Files, typed: Range) -> Plan:
+def plan_range(files: Files, typed: Range, clock: Clock) -> Plan:
     """Messages or records that cannot be read."""
     given: Given = given_up(study(files), typed.log, typed.first, typed.last)
     aside = aside_name(files, f"{typed.log.replace('/', '-')}-{typed.first}-{typed.last}")
@@ -194,6 +195,6 @@ def plan_range(files: Files, typed: Range) -> Plan:
     def do() -> None:
         pieces = [bytes(walk.readable(files, each.name, each.at, each.length)) for each in given.damages]
         files.run(Copy(aside, (Step(0, tuple(pieces)),)))
-        give_up(files, given)
+        give_up(files, given, clock)
 
     return Plan(lines, aside, do)

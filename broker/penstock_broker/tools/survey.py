@@ -1,9 +1,10 @@
 """The journal of a directory as it lies there: what is bad in it, and what the whole blocks prove."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from penstock_broker.storage.blocks import BlockHeader, StoredBlock, padded
-from penstock_broker.storage.entries import Kind
+from penstock_broker.storage.entries import Kind, StoredEntry
 from penstock_broker.storage.files import PAGE_BYTES, Readable
 from penstock_broker.tools import walk
 from penstock_broker.tools.command import offsets
@@ -65,7 +66,7 @@ class Survey:
                 start = place.block.header.position - (place.at - PAGE_BYTES)
                 self._add_block(file, place, place.block, names)
             if place.bad is not None:
-                bad.append((place, told(place.block, names) if place.block is not None else []))
+                bad.append((place, told(walk.entries_of(place, data), names)))
         for place, says in bad:
             position = None if start is None else start + place.at - PAGE_BYTES
             walked, why = place.block is not None, place.bad or ""
@@ -116,11 +117,11 @@ def survey(files: Readable, names: Names) -> Survey:
     return found
 
 
-def told(block: StoredBlock, names: Names) -> list[str]:
-    """What the entries of a block say that can be read, in a few words each."""
+def told(entries: Iterable[StoredEntry], names: Names) -> list[str]:
+    """What entries say, in a few words each."""
     return [
         f"{kind_name(part.kind)} {names.label(part.target)}"
         + (f" {offsets(part.base, part.messages)}" if part.kind in (Kind.APPEND, Kind.SETTLE) else "")
-        for _, entry in block.entries
+        for entry in entries
         for part, *_ in entry.parts
     ]

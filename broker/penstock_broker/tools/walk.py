@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from penstock_broker.storage import blocks
 from penstock_broker.storage.blocks import (
+    BLOCK_HEADER_BYTES,
     BLOCK_MAGIC,
     FILE_HEADER_BYTES,
     BlockHeader,
@@ -17,6 +18,7 @@ from penstock_broker.storage.blocks import (
     decode_file_header,
     padded,
 )
+from penstock_broker.storage.entries import Malformed, StoredEntry, decode
 from penstock_broker.storage.files import PAGE_BYTES, Readable, StorageError
 
 LOOK_BYTES = 256 << 10
@@ -102,6 +104,18 @@ def places(file: JournalFile, unreadable: list[int], data: memoryview) -> Iterat
         end = next((where for where, found in _headers(data, at) if is_of(found, file)), len(data))
         yield Place(at, end - at, None, _why_no_block(file, unreadable, data, at, end))
         at = end
+
+
+def entries_of(place: Place, data: memoryview) -> Iterator[StoredEntry]:
+    """Entries at a place, up to the first that is damaged; they are found without a block's header, too."""
+    at, end = place.at + BLOCK_HEADER_BYTES, place.at + place.length
+    while at < end:
+        try:
+            entry = decode(data, at, end)
+        except Malformed:
+            return
+        yield entry
+        at += entry.length
 
 
 def is_of(header: BlockHeader, file: JournalFile) -> bool:
