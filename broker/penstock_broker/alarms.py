@@ -1,23 +1,29 @@
-"""When time will next bring something about, for every object of the node that has a deadline."""
+"""When time will next bring something about, for everything that has a deadline: objects of the node, and
+within a queue its delayed messages and who waits there."""
 
 import heapq
 from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
 
 HEAP_MIN = 64
 """Entries that are not worth to be looked through for those that are stale."""
 
 
-class Alarms:
-    """One deadline per key. Setting another replaces it; stale heap entries are skipped."""
+K = TypeVar("K", bound=Hashable)
+
+
+class Alarms(Generic[K]):
+    """One deadline per key, by whatever clock its owner goes. Setting another replaces it; stale heap entries
+    are skipped."""
 
     def __init__(self) -> None:
-        self._when: dict[Hashable, int] = {}
-        self._heap: list[tuple[int, int, Hashable]] = []
+        self._when: dict[K, int] = {}
+        self._heap: list[tuple[int, int, K]] = []
         """(when, order of setting, key)."""
         self._order = 0
 
-    def set(self, key: Hashable, when: int | None) -> None:
-        """Wake `key` at `when` (mono ms), or not at all."""
+    def set(self, key: K, when: int | None) -> None:
+        """Wake `key` at `when` (ms), or not at all."""
         if when is None:
             self._when.pop(key, None)
         elif self._when.get(key) != when:
@@ -30,7 +36,11 @@ class Alarms:
                 )
                 heapq.heapify(self._heap)
 
-    def due(self, now: int) -> Iterator[Hashable]:
+    def get(self, key: K) -> int | None:
+        """When `key` will be woken."""
+        return self._when.get(key)
+
+    def due(self, now: int) -> Iterator[K]:
         """Keys whose time has come; each must be set again to be woken again."""
         while self._heap and self._heap[0][0] <= now:
             when, _, key = heapq.heappop(self._heap)

@@ -8,6 +8,7 @@ simulator. An output leaves only when what it says is durable.
 """
 
 from collections import Counter
+from collections.abc import Hashable
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -34,6 +35,7 @@ from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.storage.files import Extent, Files, Job, Load
 from penstock_broker.storage.node import NODE
 from penstock_broker.topics.partition import Partition
+from penstock_broker.topics.retention import Retention
 from penstock_broker.topics.topic import Topic
 from penstock_protocol.batch import BatchView
 from penstock_protocol.errors import (
@@ -56,6 +58,7 @@ from penstock_protocol.verbs import Verb
 
 SPACE_ALARM = "space"
 AGAIN_ALARM = "again"
+RETENTION_ALARM = "retention"
 BURST_BYTES_MAX = 2 * MIB
 """Payload for one connection in one turn; the rest waits until its socket has taken that."""
 
@@ -84,7 +87,7 @@ class Core:
         self.report = self.engine.open(now.wall)
         tokens.begin(self.engine.journal.boot)
         self._boot(now)
-        self._alarms = Alarms()
+        self._alarms: Alarms[Hashable] = Alarms()
         self.burial = Burial(
             self.registry, self.engine, self.new_uuid, lambda queue: self.deliveries.touch(queue)
         )
@@ -108,6 +111,8 @@ class Core:
         for queue in self.registry.queues.values():
             self.deliveries.arm(queue, now)
         self._alarms.set(SPACE_ALARM, now.mono)
+        self._retention = Retention(self.registry, self.engine)
+        self._alarms.set(RETENTION_ALARM, now.mono)
         self.ready = True
 
     def _boot(self, now: Now) -> None:
@@ -186,7 +191,17 @@ class Core:
                 self.presence.end(key, now)
             elif key == SPACE_ALARM:
                 self._alarms.set(SPACE_ALARM, self.engine.tick(now.mono, now.wall))
+                self._give_up_kept(now)
+            elif key == RETENTION_ALARM and not self._shutdown.begun:
+                self._alarms.set(RETENTION_ALARM, now.mono + self._retention.step(now.wall))
         return self._alarms.next()
+
+    def _give_up_kept(self, now: Now) -> None:
+        """Trim queues that keep settled messages for a while."""
+        if not self._shutdown.begun:
+            parts = [part for q in self.registry.queues.values() if (part := q.look_at_kept(now.wall))]
+            if parts:
+                self.engine.append(parts, wall=now.wall)
 
     @property
     def deadline(self) -> int | None:

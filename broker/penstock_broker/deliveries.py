@@ -4,7 +4,7 @@ Leases, waits and deadlines of all queues and partitions come together here; wha
 (expired, released, refused) is judged by the queue and journalled from here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 from penstock_broker.alarms import Alarms
@@ -19,7 +19,7 @@ from penstock_broker.session import Connection, Session
 from penstock_broker.storage.engine import Engine
 from penstock_broker.topics.partition import Partition
 from penstock_protocol import verbs
-from penstock_protocol.errors import Corrupt
+from penstock_protocol.errors import Corrupt, OffsetOutOfRange
 from penstock_protocol.limits import DELIVERY_BYTES_MAX
 from penstock_protocol.messages.queues import Deliver, Delivery
 from penstock_protocol.messages.topics import Fetch, Fetched
@@ -39,7 +39,9 @@ class Sender(Protocol):
 class Deliveries:
     """The hand-out of one node."""
 
-    def __init__(self, engine: Engine[Answer], burial: Burial, alarms: Alarms, sender: Sender) -> None:
+    def __init__(
+        self, engine: Engine[Answer], burial: Burial, alarms: Alarms[Hashable], sender: Sender
+    ) -> None:
         self._engine = engine
         self._burial = burial
         self._alarms = alarms
@@ -203,20 +205,19 @@ class Deliveries:
     def answer_fetch(self, partition: Partition, call: Call, request: Fetch) -> None:
         """Answer a FETCH with what there is from its offset on."""
         call.connection.waits.pop(call.correlation, None)
-        log = partition.log
+        log, offset = partition.log, request.offset
         start, end = log.start, log.end
-        messages = min(request.records, end - request.offset)
-        if messages <= 0:
-            self._sender.answer(call, Fetched(0, start, end, request.offset, b""), partition.changed_at)
+        if offset == end:
+            self._sender.answer(call, Fetched(0, start, end, offset, b""), partition.changed_at)
             return
-        messages, _ = log.fit(request.offset, messages, request.size)
 
-        def finish(slices: int, payload: object, behind: int) -> Fetched:
-            return Fetched(slices, start, end, behind, payload)
+        def finish(slices: int, payload: object, behind: int) -> Fetched | OffsetOutOfRange:
+            gone = partition.out_of_range(offset)  # while it was loaded
+            return gone or Fetched(slices, start, end, behind, payload)
 
-        runs = [Run(request.offset, messages)]
-        bounds = {"messages_max": request.records, "size_max": request.size}
-        reading = Reading(log, partition.number, runs, finish, **bounds)
+        runs = [Run(offset, log.reach(offset, request.records, request.size) - offset)]
+        most, size = request.records, request.size
+        reading = Reading(log, partition.number, runs, finish, messages_max=most, size_max=size)
         self._engine.wait(partition.changed_at, Answer(call, None, reading))
 
     # ---- Ends

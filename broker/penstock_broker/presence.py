@@ -1,5 +1,7 @@
 """Who is there: connections, the sessions that outlive them for a while, and which producer is whose."""
 
+from collections.abc import Hashable
+
 from penstock_broker.alarms import Alarms
 from penstock_broker.answers import Call
 from penstock_broker.clock import Now
@@ -12,7 +14,7 @@ from penstock_protocol.errors import Stale
 class Presence:
     """The connections and sessions of one node."""
 
-    def __init__(self, deliveries: Deliveries, alarms: Alarms, grace_ms: int) -> None:
+    def __init__(self, deliveries: Deliveries, alarms: Alarms[Hashable], grace_ms: int) -> None:
         self._deliveries = deliveries
         self._alarms = alarms
         self._grace_ms = grace_ms

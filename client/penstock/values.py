@@ -177,6 +177,7 @@ class QueueSettings(TypedDict, total=False):
     max_messages: int | None  # `QueueFull` above [1,000,000]
     max_bytes: int | None  # `QueueFull` above [8 GiB]
     overflow: Literal["reject"]
+    keep_settled: Duration | None  # how long settled messages' bytes are kept; they count as bytes [None]
 
 
 class TopicSettings(TypedDict, total=False):
@@ -193,7 +194,10 @@ class TopicSettings(TypedDict, total=False):
 IfExists: TypeAlias = Literal["check", "alter", "keep"]
 """An existing object: compare the settings passed (`Conflict`), change them, or leave it alone."""
 
-DURATIONS = {"visibility_timeout", "retry_initial", "retry_max", "retention", "tombstone_retention"}
+DURATIONS = {
+    *("visibility_timeout", "retry_initial", "retry_max", "keep_settled"),
+    *("retention", "tombstone_retention"),
+}
 """Settings that are milliseconds on the wire."""
 
 

@@ -393,7 +393,13 @@ def test_deliveries_of_one_connection_keep_their_order_while_bytes_are_loaded() 
 
 def sizes(rig: Rig) -> int:
     queue = rig.core.registry.queues["a"]
-    heaps = queue.leases._heap, queue._waits, queue.states._special, queue._due_heap, rig.core._alarms._heap
+    heaps = (
+        queue.leases._heap,
+        queue._waits._heap,
+        queue.states._special,
+        queue._due._heap,
+        rig.core._alarms._heap,
+    )
     return sum(map(len, heaps))
 
 

@@ -35,6 +35,7 @@ SETTINGS: dict[str, Check] = {
     "max_bytes": or_none(integer(0, INT_MAX)),
     "max_in_flight": integer(1, 1_000_000),
     "overflow": choice("reject"),
+    "keep_settled": or_none(integer(1, DELAY_MS_MAX)),
 }
 
 
@@ -54,6 +55,7 @@ class Policy:
     max_bytes: int | None = 8 * GIB
     max_in_flight: int = 100_000
     overflow: str = "reject"
+    keep_settled: int | None = None
 
     def delay(self, failures: int, random: Random) -> int:
         """ms until a message that failed that often (1, 2, …) is tried again: a curve with jitter."""

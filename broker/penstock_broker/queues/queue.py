@@ -5,15 +5,16 @@ producers (what is here already). Outcomes are applied from parts; hand-outs are
 decides within itself; what concerns two queues (dead letters) it returns to whoever composes them.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from struct import Struct
 
+from penstock_broker.alarms import Alarms
 from penstock_broker.producers import Outcome, Producers
 from penstock_broker.queues.handout import Handout, Waiter
-from penstock_broker.queues.leases import HEAP_MIN, Lease, Leases, Tokens
+from penstock_broker.queues.kept import Kept
+from penstock_broker.queues.leases import Lease, Leases, Tokens
 from penstock_broker.queues.outcomes import Dead, Grant, History, Settled, Verdict
 from penstock_broker.queues.policy import Policy
 from penstock_broker.queues.states import Event, State, States
@@ -30,8 +31,7 @@ SNAPSHOT = Struct("<QI")  # suspect_below, failed messages
 FAILED = Struct("<QIQ")  # offset, failures, due (0 = not delayed)
 FAILURES_MAX = 0xFFFF
 """What a RETURN counts to; a queue without a limit goes on beyond it, uncounted."""
-FIRST_TRY = History(0, 1)
-"""Of a message in flight of which nothing is kept."""
+FIRST_TRY = History(0, 1)  # of a message in flight of which nothing is kept
 
 
 class Queue:
@@ -56,18 +56,17 @@ class Queue:
         self._tokens = tokens
         self._random = random
         self._history: dict[int, History] = {}
-        self._due: dict[int, int] = {}
+        self._due: Alarms[int] = Alarms()
         """Offset of a DELAYED message → wall ms."""
-        self._due_heap: list[tuple[int, int]] = []
         self.damaged: set[int] = set()
         """Offsets that wait because their bytes cannot be read."""
         self._aside: set[int] = set()
         """Those of them that were ready: a snapshot has them so, for a restart looks again."""
+        self.kept = Kept()
         self.retry_at: int | None = None
         """Mono ms at which dead letters that wait for room are judged again."""
-        self._waits: list[tuple[int, int, Waiter]] = []
-        """(deadline, order of arrival, who waits)."""
-        self._order = 0
+        self._waits: Alarms[Waiter] = Alarms()
+        """Who waits, until when (mono ms)."""
         self.counters: Counter[str] = Counter()
         self.dead_reasons: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -80,9 +79,12 @@ class Queue:
         if kind == Kind.APPEND:
             self._appended(part, at)
         elif kind == Kind.SETTLE:
-            self._settled(part)
+            self._settled(part, at.time)
         elif kind == Kind.RETURN:
             self._returned(part)
+        elif kind == Kind.TRIMMED:
+            self.log.trim(part.base)
+            self.kept.trimmed(part.base)
         elif kind == Kind.MOVED:
             self.log.moved(part)
         elif kind == Kind.ARCHIVED:
@@ -111,7 +113,7 @@ class Queue:
             self.producers.appended(producer_id, sequence, Outcome(part.base, part.messages, at.time))
         self.counters["enqueued"] += part.messages
 
-    def _settled(self, part: Part) -> None:
+    def _settled(self, part: Part, time: int) -> None:
         for first, messages in entries.settle_ranges(part):
             self.states.move(first, messages, Event.SETTLE)
             if self.damaged:
@@ -119,8 +121,10 @@ class Queue:
                 self._aside.difference_update(range(first, first + messages))
             if self._history:
                 self._forget(first, messages)
-            self.counters[Settled(part.flags).name] += messages
-        if self.log.start < self.states.head:
+            self.counters[Settled(part.flags & ~entries.KEPT_FLAG).name] += messages
+        if part.flags & entries.KEPT_FLAG:
+            self.kept.settled(entries.settle_ranges(part), self.states.head, time)
+        elif self.log.start < self.states.head:
             self.log.trim(self.states.head)
 
     def _forget(self, first: int, messages: int) -> None:
@@ -130,7 +134,7 @@ class Queue:
             offsets = [offset for offset in known if first <= offset < first + messages]
         for offset in offsets:
             known.pop(offset, None)
-            self._due.pop(offset, None)
+            self._due.set(offset, None)
 
     def _returned(self, part: Part) -> None:
         for first, messages, failures, waiting, due in entries.RETURN.iter_unpack(part.detail):
@@ -139,14 +143,7 @@ class Queue:
                 before = self._history.get(offset)
                 deliveries = max(failures, before.deliveries if before else 1)
                 self._history[offset] = History(failures, deliveries)
-                if waiting:
-                    self._due.pop(offset, None)
-                else:
-                    self._due[offset] = due
-                    heapq.heappush(self._due_heap, (due, offset))
-        if len(self._due_heap) > 2 * len(self._due) + HEAP_MIN:
-            self._due_heap = [(due, offset) for offset, due in self._due.items()]
-            heapq.heapify(self._due_heap)
+                self._due.set(offset, None if waiting else due)
 
     # ---- Publishing
 
@@ -282,7 +279,8 @@ class Queue:
     def settle_part(self, runs: Sequence[tuple[int, int]], outcome: Settled) -> Part:
         """The SETTLE of runs that were claimed."""
         (first, messages), *more = runs
-        return Part(self.uuid, Kind.SETTLE, first, messages, outcome, entries.encode_ranges(more))
+        flags = outcome | (entries.KEPT_FLAG if self.policy.keep_settled else 0)
+        return Part(self.uuid, Kind.SETTLE, first, messages, flags, entries.encode_ranges(more))
 
     def return_part(self, rows: Sequence[tuple[int, int, int, int]], *, waiting: bool = False) -> Part:
         """The RETURN of (first, messages, failures, due) rows."""
@@ -342,10 +340,8 @@ class Queue:
     def wake(self, wall: int) -> bool:
         """Delayed messages whose time has come are ready; True if there were any."""
         woken = False
-        while self._due_heap and self._due_heap[0][0] <= wall:
-            due, offset = heapq.heappop(self._due_heap)
-            if self._due.get(offset) == due and self.states.state(offset) == State.DELAYED:
-                del self._due[offset]
+        for offset in self._due.due(wall):
+            if self.states.state(offset) == State.DELAYED:
                 self.states.move(offset, 1, Event.DUE)
                 woken = True
         return woken
@@ -379,41 +375,42 @@ class Queue:
     def wait(self, waiter: Waiter) -> None:
         """Park a RECEIVE until there is something, or its deadline."""
         self.handout.add(waiter)
-        self._order += 1
-        heapq.heappush(self._waits, (waiter.deadline, self._order, waiter))
+        self._waits.set(waiter, waiter.deadline)
 
     def overdue(self, mono: int) -> list[Waiter]:
         """Parked RECEIVEs whose wait is over; they wait no more."""
-        due = []
-        while self._waits and (self._waits[0][0] <= mono or self._waits[0][2].ended):
-            waiter = heapq.heappop(self._waits)[2]
-            if not waiter.ended:
-                self.handout.remove(waiter)
-                due.append(waiter)
+        due = [waiter for waiter in self._waits.due(mono) if not waiter.ended]
+        for waiter in due:
+            self.handout.remove(waiter)
         return due
 
     def next_deadline(self, mono: int, wall: int) -> int | None:
         """Mono ms of the next thing that time brings about here."""
-        times = []
-        if self._waits:
-            times.append(self._waits[0][0])
-        if (lease := self.leases.next_deadline()) is not None:
-            times.append(lease)
-        if self.retry_at is not None:
-            times.append(self.retry_at)
-        if self._due_heap:
-            times.append(mono + max(0, self._due_heap[0][0] - wall))
-        return min(times, default=None)
+        due = self._due.next()
+        delayed = None if due is None else mono + max(0, due - wall)
+        times = (self._waits.next(), self.leases.next_deadline(), self.retry_at, delayed)
+        return min((time for time in times if time is not None), default=None)
 
     # ---- Looking
 
     def is_alive(self, first: int, messages: int) -> bool:
         """Something in that range is not settled."""
-        return self.states.has_alive(first, messages)
+        return self.states.has_alive(first, messages) or self.kept.wants(
+            first, messages, self.log.start, self.states.head
+        )
 
     def alive(self, first: int, messages: int) -> int:
         """How many messages in that range are not settled."""
-        return self.states.count_alive(first, messages)
+        if not self.kept:
+            return self.states.count_alive(first, messages)
+        return max(0, first + messages - max(first, self.log.start)) if self.is_alive(first, messages) else 0
+
+    def look_at_kept(self, wall: int) -> Part | None:
+        """What settled messages were kept for long enough: the TRIMMED that gives them up."""
+        if not self.kept:
+            return None
+        start = self.kept.start_at(wall - (self.policy.keep_settled or 0))
+        return Part(self.uuid, Kind.TRIMMED, start) if start > self.log.start else None
 
     def ranges(self, state: State, limit: int) -> list[tuple[int, int, History]]:
         """Runs in a state, oldest first, at most `limit` messages, cut where histories differ."""
@@ -465,12 +462,19 @@ class Queue:
     def snapshot(self) -> bytes:
         """Everything durable, as bytes."""
         failed = [
-            FAILED.pack(offset, history.failures, self._due.get(offset, 0))
+            FAILED.pack(offset, history.failures, self._due.get(offset) or 0)
             for offset, history in self._history.items()
             if history.failures
         ]
         head = SNAPSHOT.pack(self.suspect_below, len(failed))
-        parts = [head, *failed, self.states.snapshot(self._aside), self.producers.snapshot(), self.log.snapshot()]
+        parts = [
+            head,
+            *failed,
+            self.states.snapshot(self._aside),
+            self.producers.snapshot(),
+            self.kept.snapshot(),
+            self.log.snapshot(),
+        ]
         return b"".join(parts)
 
     def restore(self, data: memoryview) -> None:
@@ -480,6 +484,7 @@ class Queue:
         failed = list(FAILED.iter_unpack(data[SNAPSHOT.size : at]))
         at += self.states.restore(data[at:])
         at += self.producers.restore(data[at:])
+        at += self.kept.restore(data[at:])
         self.log.restore(data[at:])
         for offset, failures, due in failed:
             self._history[offset] = History(failures, failures)
@@ -487,5 +492,4 @@ class Queue:
             if state == State.READY:
                 self.states.move(offset, 1, Event.RECALL)
             elif state == State.DELAYED:
-                self._due[offset] = due
-                heapq.heappush(self._due_heap, (due, offset))
+                self._due.set(offset, due)

@@ -70,7 +70,7 @@ class Kind(IntEnum):
     """What a part says. Numbers are part of the format."""
 
     APPEND = 1  # a batch (body) at offsets base … base + messages of a log; PRODUCER, ORIGIN
-    SETTLE = 2  # offsets reached their final state; flags: outcome; detail: further RANGEs
+    SETTLE = 2  # offsets reached their final state; flags: outcome, KEPT; detail: further RANGEs
     RETURN = 3  # failed messages; detail: RETURNs
     HANDED_OUT = 4  # everything below base may have been delivered
     CREATE = 16  # catalogue; detail: msgpack
@@ -90,12 +90,14 @@ class Kind(IntEnum):
 
 PRODUCER_FLAG = 1
 ORIGIN_FLAG = 2
+KEPT_FLAG = 0x100
+"""Of a SETTLE: the bytes stay until a TRIMMED says otherwise."""
 PRODUCER = Struct("<QI")  # producer_id, sequence
 ORIGIN = Struct("<16sQ")  # log, offset
 RANGE = Struct("<QI")  # first, messages
 RETURN = Struct("<QIHHQ")  # first, messages, failures, waiting, due (wall ms; 0 = at once)
 OFFSET = Struct("<16sQH")  # log, offset, metadata bytes that follow
-STRETCH = Struct("<QIIIIIQQ")  # first, messages, alive, segment, blocks, length, offset in the segment, time
+STRETCH = Struct("<QIIIIIQQQ")  # first, messages, alive, segment, blocks, length, at, time, until
 SIZE = Struct("<Q")
 
 

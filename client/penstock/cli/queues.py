@@ -34,6 +34,7 @@ SETTINGS = (
     Setting("max_messages", or_none(COUNT), "full above (1000000)"),
     Setting("max_bytes", or_none(SIZE), "full above (8GiB)"),
     Setting("overflow", NAME, "what a full queue does: reject"),
+    Setting("keep_settled", or_none(DURATION), "keep the bytes of settled messages that long (none)"),
 )
 """Every setting of a queue; the options of `create` and `alter` are made of it."""
 
