@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from penstock_broker.answers import Answer
 from penstock_broker.catalogue import Item, part_for
 from penstock_broker.clock import Now
+from penstock_broker.durability import FSYNC
 from penstock_broker.queues.outcomes import Dead, Settled
 from penstock_broker.queues.policy import DEAD_LETTER_SETTINGS, policy_for
 from penstock_broker.queues.queue import Queue
@@ -111,17 +112,19 @@ class Burial:
         then()
 
     def _move(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> None:
-        """One entry: appended there, settled here, the dead-letter queue made if it is not there yet."""
+        """One entry, by the stricter mode of both: appended there, settled here, the dead-letter queue made,
+        in this one's mode, if it is not there yet."""
         first, messages = cuts[0].first, sum(cut.messages for cut in cuts)
         parts: list[Part] = []
         name = queue.policy.dead_letter
         if name is None:  # since it was altered, nothing of it dies
             part = queue.return_part([(first, messages, max(1, dead.failures), now.wall)])
-            self._engine.append([part], wall=now.wall)
+            self._engine.append([part], wall=now.wall, within=queue.within)
             return
         if name not in self._registry.queues:
-            uuid = self._new_uuid()
-            policy = policy_for(name, DEAD_LETTER_SETTINGS)
+            uuid, within = self._new_uuid(), FSYNC
+            settings = {**DEAD_LETTER_SETTINGS, "durability": queue.policy.durability}
+            policy = policy_for(name, settings)
             parts.append(part_for(Kind.CREATE, Item("queue", name, uuid, policy.as_map(), ())))
             offset = 0
         else:
@@ -132,6 +135,7 @@ class Burial:
                 self._park(queue, first, messages, dead.failures, now)
                 return
             uuid, offset = target.uuid, target.log.end
+            within = min(queue.within, target.within)
         bodies: list[Body] = []
         for cut in cuts:
             origin = entries.ORIGIN.pack(cut.origin_log, cut.origin_first)
@@ -142,7 +146,7 @@ class Burial:
             offset += cut.messages
         parts.append(queue.settle_part([(first, messages)], Settled.DEAD_LETTERED))
         try:
-            self._engine.append(parts, bodies, wall=now.wall)
+            self._engine.append(parts, bodies, wall=now.wall, within=within)
         except TooLarge:
             self._move_in_halves(queue, cuts, dead, now)
             return
@@ -160,4 +164,4 @@ class Burial:
 
     def _park(self, queue: Queue, first: int, messages: int, failures: int, now: Now) -> None:
         part = queue.return_part([(first, messages, failures, 0)], waiting=True)
-        self._engine.append([part], wall=now.wall)
+        self._engine.append([part], wall=now.wall, within=queue.within)

@@ -18,6 +18,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from penstock_broker import durability
 from penstock_broker.settings import CoreSettings
 from penstock_protocol.limits import MESSAGE_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX
 
@@ -112,11 +113,7 @@ def _one_of(*choices: str) -> Kind:
 
 
 def _durability(value: object) -> str:
-    if value == "os" or (isinstance(value, str) and value.startswith("interval:")):
-        raise ValueError("fsync: the weaker modes are not available yet")
-    if value != "fsync":
-        raise ValueError("fsync")
-    return "fsync"
+    return durability.name(durability.parse(value))
 
 
 TEXT = Kind(_text, json.dumps)
@@ -156,7 +153,9 @@ class Storage:
     """Where data lies, and what a confirm means."""
 
     data: str = _setting("./penstock-data", TEXT, "data directory; one broker at a time")
-    durability: str = _setting(CORE.durability, DURABILITY, "what a confirm waits for")
+    durability: str = _setting(
+        CORE.durability, DURABILITY, "what a confirm waits for: fsync, interval:50ms or os"
+    )
     journal_budget_bytes: int | None = _setting(
         CORE.journal_budget_bytes,
         _size_or_auto(4 * MIB, 1 << 40),

@@ -4,7 +4,7 @@
                                   drain → [Send | Close | Job]
 
 Nothing here awaits, reads a clock or touches a file, so nothing needs a lock and all of it runs in a
-simulator. An output leaves only when what it says is durable.
+simulator. An output leaves only when what it says is durable in its mode.
 """
 
 from collections import Counter
@@ -13,11 +13,13 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from penstock_broker import durability
 from penstock_broker.alarms import Alarms
 from penstock_broker.answers import Answer, Call, Reading, cold_extents, materialize
 from penstock_broker.burial import Burial
 from penstock_broker.clock import Now
 from penstock_broker.deliveries import DELIVER, Deliveries
+from penstock_broker.durability import OS_MS
 from penstock_broker.facts import NodeFacts
 from penstock_broker.handlers import HANDLERS
 from penstock_broker.observing import observe
@@ -77,7 +79,7 @@ class Core:
         self.settings = settings
         self._random = random
         tokens = Tokens()
-        self.registry = Registry(tokens, random)
+        self.registry = Registry(tokens, random, durability.parse(settings.durability))
         sizes = EngineSettings(
             settings.journal_budget_bytes, settings.journal_file_bytes_min, settings.journal_file_bytes_max
         )
@@ -266,30 +268,37 @@ class Core:
 
     # ---- What handlers use
 
-    def answer(self, call: Call, message: object, position: int | None = None) -> None:
-        """Answer once `position` is durable; by default everything so far, so that nothing undurable is
-        said. A verb without a reply gets none."""
+    def answer(self, call: Call, message: object, position: int | None = None, within: int = OS_MS) -> None:
+        """Answer once `position` is durable in its mode; by default everything so far, so that nothing
+        undurable is said. A verb without a reply gets none.
+
+        An entry in fsync mode is not written without its sync, so of what is written it is durable. Only what
+        may have been appended in a weaker mode than is promised now needs a `within` of its own.
+        """
         if call.correlation:
             if isinstance(message, Document):
                 call.connection.documents += len(message.payload)
-            self.engine.wait(self.engine.journal.end if position is None else position, Answer(call, message))
+            position = self.engine.journal.end if position is None else position
+            self.engine.wait(position, Answer(call, message), within)
 
     def answer_reading(self, call: Call, reading: Reading) -> None:
-        """Answer with bytes of a log, once everything so far is durable."""
-        self.engine.wait(self.engine.journal.end, Answer(call, None, reading))
+        """Answer with bytes of a log, once everything so far is durable in its mode."""
+        self.engine.wait(self.engine.journal.end, Answer(call, None, reading), OS_MS)
 
     def publish(self, call: Call, target: Queue | Partition, number: int, payload: memoryview) -> None:
-        """Append a batch to a log: dedup, then limits, then the journal; confirmed when it is durable."""
+        """Append a batch to a log: dedup, then limits, then the journal; confirmed when it is durable in the
+        log's mode."""
         batch = BatchView(payload)
         connection = call.connection
-        log = target.log
+        log, within = target.log, target.within
+        mode = durability.name(within)
         flags, detail = 0, b""
         if batch.producer_id:
             self.presence.check_producer(connection, batch.producer_id)
             known = target.producers.check(batch.producer_id, batch.sequence)
             if known is not None:
-                again = Confirm(number, *known[:2], True, "fsync", batch.length, known.time, log.uuid)
-                self.answer(call, again, target.changed_at)
+                again = Confirm(number, *known[:2], True, mode, batch.length, known.time, log.uuid)
+                self.answer(call, again, target.changed_at, within)
                 return
             flags, detail = entries.PRODUCER_FLAG, entries.PRODUCER.pack(batch.producer_id, batch.sequence)
         if self._shutdown.begun:
@@ -299,14 +308,16 @@ class Core:
         target.check_room(batch.count, batch.length)
         first = log.end
         part = Part(target.uuid, Kind.APPEND, first, batch.count, flags, detail, 0)
-        position = self.engine.append([part], [Body(batch.view, batch.crc)], wall=call.now.wall, publish=True)
+        position = self.engine.append(
+            [part], [Body(batch.view, batch.crc)], wall=call.now.wall, publish=True, within=within
+        )
         connection.published += batch.length
         self._published += batch.length
         self.payload_bytes += batch.length
         confirm = Confirm(
-            number, first, batch.count, False, "fsync", batch.length, self.engine.journal.time, log.uuid
+            number, first, batch.count, False, mode, batch.length, self.engine.journal.time, log.uuid
         )
-        self.engine.wait(position, Answer(call, confirm, None, batch.length))
+        self.engine.wait(position, Answer(call, confirm, None, batch.length), within)
         self.deliveries.touch(target)
 
     def gone(self, gone: Queue | Topic) -> None:
@@ -424,4 +435,4 @@ class Core:
         taker.session.subscriptions.pop(taker.number, None)
         if taker.connection is not None:
             ended = Call(taker.connection, DELIVER, 0, self._now)
-            self.engine.wait(self.engine.journal.end, Answer(ended, Deliver(taker.number, 0, b"")))
+            self.engine.wait(self.engine.journal.end, Answer(ended, Deliver(taker.number, 0, b"")), OS_MS)

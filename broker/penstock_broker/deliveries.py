@@ -11,6 +11,7 @@ from penstock_broker.alarms import Alarms
 from penstock_broker.answers import Answer, Call, Reading, Run
 from penstock_broker.burial import Burial, Then
 from penstock_broker.clock import Now
+from penstock_broker.durability import OS_MS
 from penstock_broker.queues.handout import Subscription, Taker, Waiter
 from penstock_broker.queues.outcomes import Grant
 from penstock_broker.queues.queue import Queue
@@ -31,8 +32,8 @@ PARKED_RETRY_MS = 1_000
 class Sender(Protocol):
     """Where answers go."""
 
-    def answer(self, call: Call, message: object, position: int | None = None) -> None:
-        """Answer once `position` is durable (None: everything so far)."""
+    def answer(self, call: Call, message: object, position: int | None = None, within: int = OS_MS) -> None:
+        """Answer once `position` (None: everything so far) is durable in its mode."""
         ...
 
 
@@ -144,9 +145,8 @@ class Deliveries:
             for g in grants
         ]
         reading = Reading(queue.log, 0, runs, finish, started, lost)
-        connection = call.connection
-        connection.position = max(connection.position, self._position(queue, grants))
-        self._engine.wait(connection.position, Answer(call, None, reading))
+        position = call.connection.behind(self._position(queue, grants), queue.within)
+        self._engine.wait(position, Answer(call, None, reading), queue.within)
 
     def _position(self, queue: Queue, grants: Sequence[Grant]) -> int:
         """What the delivery depends on: its newest batch, or all of the queue if it tells of failures."""
@@ -166,7 +166,8 @@ class Deliveries:
         """Messages whose try failed: back later, or to the dead-letter queue; `then` when all is applied."""
         verdict = queue.failed(runs, delay, now.wall)
         if verdict.returned:
-            self._engine.append([queue.return_part(verdict.returned)], wall=now.wall)
+            part = queue.return_part(verdict.returned)
+            self._engine.append([part], wall=now.wall, within=queue.within)
             queue.wake(now.wall)
         self._burial.bury(queue, verdict.dead, now, then)
         self.touch(queue)
@@ -208,7 +209,8 @@ class Deliveries:
         log, offset = partition.log, request.offset
         start, end = log.start, log.end
         if offset == end:
-            self._sender.answer(call, Fetched(0, start, end, offset, b""), partition.changed_at)
+            fetched = Fetched(0, start, end, offset, b"")
+            self._sender.answer(call, fetched, partition.changed_at, partition.within)
             return
 
         def finish(slices: int, payload: object, behind: int) -> Fetched | OffsetOutOfRange:
@@ -218,7 +220,7 @@ class Deliveries:
         runs = [Run(offset, log.reach(offset, request.records, request.size) - offset)]
         most, size = request.records, request.size
         reading = Reading(log, partition.number, runs, finish, messages_max=most, size_max=size)
-        self._engine.wait(partition.changed_at, Answer(call, None, reading))
+        self._engine.wait(partition.changed_at, Answer(call, None, reading), partition.within)
 
     # ---- Ends
 

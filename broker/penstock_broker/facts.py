@@ -65,3 +65,5 @@ class NodeFacts(NamedTuple):
     disk_full: bool
     recovery_seconds: float
     boot: int
+    durability: str
+    """Mode of what does not choose its own: fsync, interval:…ms or os."""

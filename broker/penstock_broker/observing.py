@@ -47,6 +47,7 @@ def observe(core: "Core", now: Now) -> NodeFacts:
         engine.disk_full,
         core.recovery_seconds,
         engine.journal.boot,
+        core.settings.durability,
     )
 
 

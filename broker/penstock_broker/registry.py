@@ -10,6 +10,7 @@ from typing import Any
 
 from penstock_broker import catalogue
 from penstock_broker.catalogue import CATALOGUE, Catalogue, Item
+from penstock_broker.durability import FSYNC, parse
 from penstock_broker.groups.offsets import Group
 from penstock_broker.queues.leases import Tokens
 from penstock_broker.queues.policy import policy_for
@@ -30,9 +31,11 @@ Machine = Node | Catalogue | Queue | Partition | Group
 class Registry:
     """Machines by uuid, and what they are called."""
 
-    def __init__(self, tokens: Tokens, random: Random) -> None:
+    def __init__(self, tokens: Tokens, random: Random, within: int = FSYNC) -> None:
         self.tokens = tokens
         self._random = random
+        self.within = within
+        """How long a sync may wait, in ms, for a queue or topic that does not say."""
         self.use = Use()
         """What of each segment is pointed to."""
         self.node = Node()
@@ -144,6 +147,7 @@ class Registry:
             log = Log(item.uuid, self.use)
             policy = policy_for(item.name, item.settings)
             queue = Queue(item.uuid, item.name, policy, log, self.tokens, self._random)
+            queue.within = self._within(policy.durability)
             self.queues[item.name] = queue
             self._add(queue)
         elif item.sort == "topic":
@@ -154,6 +158,7 @@ class Registry:
             ]
             self.topics[item.name] = Topic(item.uuid, item.name, topic_policy, partitions)
             for partition in partitions:
+                partition.within = self._within(topic_policy.durability)
                 self._add(partition)
         else:
             group = Group(item.uuid, item.name)
@@ -171,11 +176,16 @@ class Registry:
         if item.sort == "queue":
             queue = self.queues[item.name]
             queue.policy = policy_for(item.name, item.settings)
+            queue.within = self._within(queue.policy.durability)
         else:
             topic = self.topics[item.name]._replace(policy=topic_policy_for(item.settings))
             self.topics[item.name] = topic
             for partition in topic.partitions:
                 partition.policy = topic.policy
+                partition.within = self._within(topic.policy.durability)
+
+    def _within(self, durability: str | None) -> int:
+        return self.within if durability is None else parse(durability)
 
     def _unmake(self, item: Item) -> None:
         if item.sort == "queue":

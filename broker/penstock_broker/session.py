@@ -23,6 +23,7 @@ class Connection:
         "requests",
         "session",
         "waits",
+        "written",
     )
 
     def __init__(self, peer: object) -> None:
@@ -34,7 +35,9 @@ class Connection:
         self.parting = False
         """It will be closed: replies still go out, requests are not looked at."""
         self.position = 0
-        """What its latest delivery waits for: the next one does not leave before."""
+        """What its latest delivery waits for to be durable: the next one does not leave before."""
+        self.written = 0
+        """The same of queues in a weaker mode, whose deliveries wait for it to be written."""
         self.requests = 0
         """Requests without a reply yet."""
         self.published = 0
@@ -43,6 +46,14 @@ class Connection:
         """Bytes of descriptions and listings that were not sent yet."""
         self.waits: dict[int, tuple[Any, Any]] = {}
         """Parked requests by correlation id, for CANCEL: the queue or partition, and what waits there."""
+
+    def behind(self, position: int, within: int) -> int:
+        """What a delivery waits for that depends on `position`: what those before it wait for, too."""
+        if within:
+            self.written = max(self.written, position)
+            return self.written
+        self.position = max(self.position, position)
+        return self.position
 
 
 class Session:

@@ -271,11 +271,14 @@ class Publisher:
         first = batch.sequence == lane.expected
         batch.refusal = error
         if isinstance(error, SequenceGap):
-            if first and batch.doubt:  # the broker has forgotten this producer: nobody knows any more
+            expected = error.detail.get("expected", 0)
+            if (
+                first and batch.doubt and not expected
+            ):  # it has forgotten this producer: nobody knows any more
                 self._give_up(lane)
                 return
             if first:
-                lane.expected = error.detail.get("expected", 0)
+                lane.expected = expected
             batch.doubt = False
         if batch.withdrawn is not None and not batch.doubt:
             lane.refused(batch)

@@ -178,6 +178,7 @@ class QueueSettings(TypedDict, total=False):
     max_bytes: int | None  # `QueueFull` above [8 GiB]
     overflow: Literal["reject"]
     keep_settled: Duration | None  # how long settled messages' bytes are kept; they count as bytes [None]
+    durability: str | None  # "fsync", "interval:50ms" or "os"; None is the broker's [None]
 
 
 class TopicSettings(TypedDict, total=False):

@@ -55,6 +55,8 @@ def test_flags_go_before_environment_before_file_before_defaults(tmp_path: Path)
         ("storage.journal_budget_bytes=64MiB", "journal_budget_bytes", 64 << 20),
         ("log.format=json", "format", "json"),
         ("storage.durability=fsync", "durability", "fsync"),
+        ("storage.durability=interval:50ms", "durability", "interval:50ms"),
+        ("storage.durability=os", "durability", "os"),
         ("metrics.objects_max=0", "objects_max", 0),
     ],
 )
@@ -80,9 +82,8 @@ def test_value_is_read_in_its_unit(given: str, attribute: str, value: object) ->
         ("limits.message_bytes=7MiB", 'must be a size from "1B" to "6MiB"'),
         ("limits.message_bytes=1MB", "must be a size"),
         ("log.level=loud", "must be one of debug, info, warning, error"),
-        ("storage.durability=interval:50ms", "must be fsync: the weaker modes are not available yet"),
-        ("storage.durability=os", "not available yet"),
-        ("storage.durability=never", "must be fsync"),
+        ("storage.durability=never", "must be fsync, interval:50ms (from 1ms to 60000ms) or os"),
+        ("storage.durability=interval:0ms", "must be fsync, interval:50ms"),
     ],
 )
 def test_value_that_cannot_be_used_is_refused_in_one_line(given: str, complaint: str) -> None:

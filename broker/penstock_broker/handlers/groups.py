@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from penstock_broker.catalogue import Item, check_name, part_for
+from penstock_broker.durability import FSYNC, OS_MS
 from penstock_broker.groups.offsets import Group
 from penstock_broker.handlers.queues import check_between
 from penstock_broker.storage.entries import Kind
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 
 
 def commit(core: "Core", call: "Call", request: t.Commit) -> None:
-    """Store offsets, never beyond the end. The group exists from its first commit on."""
+    """Store offsets, never beyond the end, in the topic's mode. The group exists from its first commit on."""
     check_name(request.group)
     if request.member is not None or request.generation:
         raise Stale("this group has no members", hint="commit without member and generation")
     rows = []
+    within = OS_MS
     for number, offset, metadata in request.offsets:
         partition = core.registry.partition(request.topic, number)
         if offset > partition.log.end:
@@ -34,6 +36,7 @@ def commit(core: "Core", call: "Call", request: t.Commit) -> None:
         if len(metadata.encode()) > limits.METADATA_BYTES_MAX:
             raise Invalid(f"metadata takes at most {limits.METADATA_BYTES_MAX:,} bytes")
         rows.append((partition.uuid, offset, metadata))
+        within = min(within, partition.within)
     if not rows:
         raise Invalid("a commit names at least one partition")
     parts = []
@@ -42,8 +45,9 @@ def commit(core: "Core", call: "Call", request: t.Commit) -> None:
     else:
         uuid = core.new_uuid()
         parts.append(part_for(Kind.CREATE, Item("group", request.group, uuid, {}, ())))
+        within = FSYNC
         group = Group(uuid, request.group)
-    core.engine.append([*parts, group.commit_part(rows)], wall=call.now.wall)
+    core.engine.append([*parts, group.commit_part(rows)], wall=call.now.wall, within=within)
     core.answer(call, Done())
 
 

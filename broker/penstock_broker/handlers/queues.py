@@ -77,7 +77,8 @@ def ack(core: "Core", call: "Call", request: q.Ack) -> None:
     queue = core.registry.queue(request.queue)
     runs, stale = queue.claim(_ranges(request.payload))
     if runs:
-        core.engine.append([queue.settle_part(runs, Settled.ACKED)], wall=call.now.wall)
+        part = queue.settle_part(runs, Settled.ACKED)
+        core.engine.append([part], wall=call.now.wall, within=queue.within)
         core.deliveries.arm(queue, call.now)
     _answer_settled(core, call, sum(messages for _, messages in runs), stale)
 
@@ -184,7 +185,8 @@ def purge(core: "Core", call: "Call", request: q.Purge) -> None:
     queue = core.registry.queue(request.queue)
     runs = queue.unsettled_ranges()
     if runs:
-        core.engine.append([queue.settle_part(runs, Settled.PURGED)], wall=call.now.wall)
+        part = queue.settle_part(runs, Settled.PURGED)
+        core.engine.append([part], wall=call.now.wall, within=queue.within)
     purged = sum(messages for _, messages in runs)
     core.answer(call, Document(pack_document({"purged": purged})))
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from random import Random
 from typing import Any
 
+from penstock_broker import durability
 from penstock_broker.checks import Check, checked, choice, integer, number, or_none
 from penstock_protocol.errors import Invalid
 from penstock_protocol.limits import DELAY_MS_MAX, INT_MAX, NAME_CHARACTERS_MAX, VISIBILITY_MS_MAX
@@ -36,6 +37,7 @@ SETTINGS: dict[str, Check] = {
     "max_in_flight": integer(1, 1_000_000),
     "overflow": choice("reject"),
     "keep_settled": or_none(integer(1, DELAY_MS_MAX)),
+    "durability": or_none(Check(durability.is_mode, durability.ALLOWED)),
 }
 
 
@@ -56,6 +58,8 @@ class Policy:
     max_in_flight: int = 100_000
     overflow: str = "reject"
     keep_settled: int | None = None
+    durability: str | None = None
+    """A mode; None is the node's."""
 
     def delay(self, failures: int, random: Random) -> int:
         """ms until a message that failed that often (1, 2, …) is tried again: a curve with jitter."""

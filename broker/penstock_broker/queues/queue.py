@@ -11,6 +11,7 @@ from random import Random
 from struct import Struct
 
 from penstock_broker.alarms import Alarms
+from penstock_broker.durability import FSYNC
 from penstock_broker.producers import Outcome, Producers
 from penstock_broker.queues.handout import Handout, Waiter
 from penstock_broker.queues.kept import Kept
@@ -45,6 +46,8 @@ class Queue:
         self.uuid = uuid
         self.name = name
         self.policy = policy
+        self.within = FSYNC
+        """How long a sync of its changes may wait, ms: its mode, or the node's."""
         self.log = log
         self.changed_at = 0
         self.states = States()

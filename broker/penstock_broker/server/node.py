@@ -209,7 +209,8 @@ class Node:
         )
         if logs.is_console(sys.stderr, self._config.log.format):
             print(_banner(tcp, web, self._data), file=sys.stderr)
-        log.info("ready", tcp=tcp, http=web, data=self._data, boot=self._facts().boot)
+        durability = self._config.storage.durability
+        log.info("ready", tcp=tcp, http=web, data=self._data, boot=self._facts().boot, durability=durability)
         self._notifier.send("READY=1")
 
     def _stop(self) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
+from penstock_broker.durability import FSYNC
 from penstock_broker.storage import archive, recovery
 from penstock_broker.storage.archiver import Archiver
 from penstock_broker.storage.blocks import BLOCK_HEADER_BYTES, StoredBlock, encode_block_header, padded
 from penstock_broker.storage.checkpoint import HEADER_BYTES
-from penstock_broker.storage.durability import FSYNC
 from penstock_broker.storage.entries import NOTHING, At, Body, Part
 from penstock_broker.storage.files import (
     PAGE_BYTES,

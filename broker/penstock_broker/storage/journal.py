@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
+from penstock_broker.durability import FSYNC, OS_MS
 from penstock_broker.storage import entries
 from penstock_broker.storage.blocks import (
     BLOCK_HEADER_BYTES,
@@ -28,7 +29,6 @@ from penstock_broker.storage.blocks import (
     file_name,
     padded,
 )
-from penstock_broker.storage.durability import FSYNC, OS_MS
 from penstock_broker.storage.entries import At, Body, Part
 from penstock_broker.storage.files import PAGE_BYTES, Drop, Job, Prepare, Sync, Write
 from penstock_protocol.errors import Busy, TooLarge

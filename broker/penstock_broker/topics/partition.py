@@ -3,6 +3,7 @@
 import heapq
 from typing import Any, NamedTuple
 
+from penstock_broker.durability import FSYNC
 from penstock_broker.producers import Outcome, Producers
 from penstock_broker.storage import entries
 from penstock_broker.storage.entries import At, Kind, Part
@@ -34,6 +35,8 @@ class Partition:
         self.number = number
         self.policy = policy
         """Of the topic."""
+        self.within = FSYNC
+        """How long a sync of its changes may wait, ms: the mode of the topic or node."""
         self.log = log
         self.changed_at = 0
         self.producers = Producers()

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from penstock_broker import durability
 from penstock_broker.checks import Check, checked, choice, integer, or_none
-from penstock_broker.storage import durability
 from penstock_protocol.limits import DELAY_MS_MAX, INT_MAX, PARTITIONS_MAX
 
 DAY_MS = 86_400_000

@@ -35,6 +35,7 @@ SETTINGS = (
     Setting("max_bytes", or_none(SIZE), "full above (8GiB)"),
     Setting("overflow", NAME, "what a full queue does: reject"),
     Setting("keep_settled", or_none(DURATION), "keep the bytes of settled messages that long (none)"),
+    Setting("durability", or_none(NAME), "fsync, interval:50ms or os; none is the broker's (none)"),
 )
 """Every setting of a queue; the options of `create` and `alter` are made of it."""
 

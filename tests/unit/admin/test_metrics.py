@@ -57,6 +57,7 @@ def node(queues: list[QueueFacts]) -> NodeFacts:
         disk_full=False,
         recovery_seconds=0.25,
         boot=1,
+        durability="fsync",
     )
 
 

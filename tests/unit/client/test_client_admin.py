@@ -44,6 +44,7 @@ SETTINGS = {
     "max_bytes": 8 << 30,
     "max_in_flight": 100_000,
     "overflow": "reject",
+    "durability": "os",
 }
 TOPIC_SETTINGS = {
     "partitions": 1,
@@ -144,6 +145,7 @@ async def test_a_queue_is_described_in_the_units_of_the_calls(server, client):
         "max_messages": None,
         "max_bytes": 8 << 30,
         "overflow": "reject",
+        "durability": "os",
     }
 
 

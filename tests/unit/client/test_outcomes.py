@@ -214,6 +214,22 @@ async def test_a_confirm_that_comes_late_answers_the_question(server, given_up):
     assert (await errors[2].retry()).offset == 4
 
 
+async def test_a_broker_that_lost_confirmed_batches_gets_the_one_in_doubt_as_the_next(server, queue):
+    """In a durability mode that a power cut may cost the newest batches."""
+    for body in ("kept", "lost"):
+        call = start(queue.enqueue(body))
+        (await server.asked(Enqueue)).confirm()
+        await call
+    call = start(queue.enqueue("in doubt"))
+    await server.asked(Enqueue)
+    server.cut()
+    (await server.asked(Enqueue)).reply(SequenceGap("gap", detail={"expected": 1}))
+    again = await server.asked(Enqueue)
+    assert (again.bodies, again.batch.sequence) == ([b"in doubt"], 1)
+    again.confirm()
+    await call
+
+
 async def test_a_broker_that_forgot_a_producer_in_doubt_makes_it_unknown(server, queue):
     call = start(queue.enqueue("x"))
     await server.asked(Enqueue)

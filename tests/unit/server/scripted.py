@@ -28,6 +28,7 @@ FACTS = NodeFacts(
     disk_full=False,
     recovery_seconds=0.0,
     boot=1,
+    durability="fsync",
 )
 
 

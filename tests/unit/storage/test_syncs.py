@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
+from penstock_broker.durability import FSYNC, OS_MS
 from penstock_broker.storage.blocks import decode_block_header
-from penstock_broker.storage.durability import FSYNC, OS_MS
 from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.storage.files import PAGE_BYTES, Job, Prepare, Sync, Write
 from penstock_broker.storage.journal import Journal, JournalSettings

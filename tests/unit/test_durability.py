@@ -2,8 +2,8 @@
 
 import pytest
 
-from penstock_broker.storage import durability
-from penstock_broker.storage.durability import FSYNC, INTERVAL_MS_MAX, OS_MS
+from penstock_broker import durability
+from penstock_broker.durability import FSYNC, INTERVAL_MS_MAX, OS_MS
 
 
 @pytest.mark.parametrize(
