@@ -229,11 +229,15 @@ def verdict(case: Case, place: BadPlace) -> str:
 
 
 def _counts(case: Case, name: str, at: int) -> bool:
-    """Recovery takes that part of the file for a part of the journal."""
-    report = case.report
-    if report is None:
+    """Recovery takes that part of the file for a part of the journal. Where the next file is gone, for all of
+    this one was reflected, the last whole block is its end."""
+    if case.report is None:
         return False
-    return any(file.name == name and at < used for file, used in zip(report.files, report.used, strict=True))
+    for file, used in zip(case.report.files, case.report.used, strict=True):
+        if file.name == name:
+            behind = PAGE_BYTES + case.survey.end(name) - file.start
+            return at < (used if used <= file.size else behind)
+    return False
 
 
 def _replay_from(case: Case) -> int:
