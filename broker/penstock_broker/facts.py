@@ -36,6 +36,9 @@ class PartitionFacts(NamedTuple):
     start: int
     end: int
     bytes: int
+    records_dropped: int
+    """By retention, since the node started; offsets, holes included."""
+    bytes_dropped: int
 
 
 class GroupFacts(NamedTuple):

@@ -8,6 +8,7 @@ from penstock_broker.handlers.groups import lag
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
+from penstock_broker.topics.partition import Partition
 
 if TYPE_CHECKING:
     from penstock_broker.core import Core
@@ -17,9 +18,7 @@ def observe(core: "Core", now: Now) -> NodeFacts:
     """All facts of a node."""
     registry, engine = core.registry, core.engine
     partitions = [
-        PartitionFacts(topic.name, p.number, p.log.start, p.log.end, p.log.size_bytes)
-        for topic in registry.topics.values()
-        for p in topic.partitions
+        _partition(partition) for topic in registry.topics.values() for partition in topic.partitions
     ]
     groups = [
         GroupFacts(
@@ -48,6 +47,19 @@ def observe(core: "Core", now: Now) -> NodeFacts:
         core.recovery_seconds,
         engine.journal.boot,
         core.settings.durability,
+    )
+
+
+def _partition(partition: Partition) -> PartitionFacts:
+    log = partition.log
+    return PartitionFacts(
+        partition.topic,
+        partition.number,
+        log.start,
+        log.end,
+        log.size_bytes,
+        partition.records_dropped,
+        partition.bytes_dropped,
     )
 
 

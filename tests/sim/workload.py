@@ -318,7 +318,7 @@ def create(client: Client) -> None:
     world, random = client.world, client.world.random
     names = {place.name for place in world.places.by_uuid.values() if place.alive}
     if TOPIC not in names and random.random() < 0.5:
-        client.ask(t.CreateTopic(TOPIC, {"partitions": 2}, "keep"), _created(client))
+        client.ask(t.CreateTopic(TOPIC, {"partitions": 2, "retention": None}, "keep"), _created(client))
         return
     missing = [
         name for queue in _queue_names(world) for name in (queue, f"{queue}.dead") if name not in names

@@ -88,10 +88,9 @@ def lag(core: "Core", group: Group, now: "Now") -> list[dict[str, Any]]:
             if found is None:
                 continue
             log = partition.log
-            behind = log.end - found.offset
-            seconds = 0.0
-            if behind:
-                seconds = max(0, now.wall - log.time(max(found.offset, log.start))) / 1000
+            next_kept = max(found.offset, log.start)
+            behind = log.end - next_kept
+            seconds = max(0, now.wall - log.time(next_kept)) / 1000 if behind else 0.0
             rows.append(
                 {
                     "topic": topic.name,

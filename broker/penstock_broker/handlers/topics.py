@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from penstock_broker.handlers.queues import check_between
 from penstock_broker.storage.files import Load
-from penstock_broker.storage.log import Old
+from penstock_broker.storage.log import Stretch
 from penstock_broker.storage.reads import Cold, Loaded
 from penstock_broker.topics.partition import Partition
 from penstock_protocol import limits
@@ -28,7 +28,9 @@ def fetch(core: "Core", call: "Call", request: t.Fetch) -> None:
     check_between("size", request.size, 1, limits.FRAME_BYTES_MAX)
     check_between("wait", request.wait, 0, limits.WAIT_MS_MAX)
     partition = core.registry.partition(request.topic, request.partition)
-    partition.check_offset(request.offset)
+    refusal = partition.out_of_range(request.offset)
+    if refusal is not None:
+        raise refusal
     request = request._replace(size=min(request.size, limits.DELIVERY_BYTES_MAX))
     if request.offset < partition.log.end or not request.wait:
         core.deliveries.answer_fetch(partition, call, request)
@@ -52,27 +54,27 @@ def offset(core: "Core", call: "Call", request: t.Offset) -> None:
         if before is None:
             core.answer(call, t.OffsetReply(found))
         else:
-            _search_block(core, call, request, partition, before, found, {})
+            _search_stretch(core, call, request, partition, before, found, {})
 
 
-def _search_block(
+def _search_stretch(
     core: "Core",
     call: "Call",
     request: t.Offset,
     partition: Partition,
-    block: Old,
+    stretch: Stretch,
     otherwise: int,
     loaded: Loaded,
 ) -> None:
-    """The answer may lie within an old block: look, as soon as its bytes are there."""
+    """The answer may lie within a stretch: look, as soon as its bytes are there."""
     try:
-        inside = core.engine.reads.time_in(partition.log, block, request.time, loaded)
+        inside = core.engine.reads.time_in(partition.log, stretch, request.time, loaded)
     except Cold as cold:
         extent = cold.extent
 
         def got(result: object) -> None:
             loaded[extent] = result if isinstance(result, bytes) else b""
-            _search_block(core, call, request, partition, block, otherwise, loaded)
+            _search_stretch(core, call, request, partition, stretch, otherwise, loaded)
 
         core.engine.load(Load(*extent[:3]), got)
         return

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from penstock_broker.storage import entries
 from penstock_broker.storage.entries import At, Kind, Part
 
-SNAPSHOT = Struct("<QQIIIQQ")  # start, end, young, old, origins, size_bytes, end_time
+SNAPSHOT = Struct("<QQIIIQ")  # start, end, young, old, origins, size_bytes
 ORIGIN = Struct("<Q16sQ")  # base, origin log, origin first
 TRIM_ROWS_MIN = 256
 """Rows trimmed from the front of an index before its arrays are shifted."""
@@ -48,6 +48,8 @@ class Stretch(NamedTuple):
     at: int
     time: int
     """Append time (ms) of the first batch."""
+    until: int
+    """Of the last one."""
 
     @property
     def end(self) -> int:
@@ -63,7 +65,7 @@ class Place(NamedTuple):
     since: int
     """Append time (ms) of its first batch."""
     until: int
-    """It holds nothing that was appended later."""
+    """Of its last one."""
 
 
 class Use:
@@ -151,19 +153,17 @@ class Columns:
 class Log:
     """Offsets, places and times of one log. `use` counts what segments hold, over all logs of the node."""
 
-    __slots__ = ("_old", "_origins", "_use", "_young", "end", "end_time", "size_bytes", "start", "uuid")
+    __slots__ = ("_old", "_origins", "_use", "_young", "end", "size_bytes", "start", "uuid")
 
     def __init__(self, uuid: bytes, use: Use) -> None:
         self.uuid = uuid
         self._use = use
         self.start = 0
         self.end = 0
-        self.end_time = 0
-        """Time (ms) of the last append."""
         self.size_bytes = 0
         """Bytes of all batches at or behind `start`, counted per batch or stretch."""
         self._young = Columns("QIQIQI")  # base, messages, position, length, time, crc
-        self._old = Columns("QIIIIIQQ")  # as Stretch
+        self._old = Columns("QIIIIIQQQ")  # as Stretch
         self._origins: dict[int, tuple[bytes, int]] = {}
 
     # ---- Folding
@@ -175,7 +175,6 @@ class Log:
         if part.flags & entries.ORIGIN_FLAG:
             self._origins[part.base] = entries.ORIGIN.unpack(part.detail[-entries.ORIGIN.size :])
         self.end += part.messages
-        self.end_time = at.time
         self.size_bytes += at.body_length
 
     def archived(self, part: Part) -> None:
@@ -272,16 +271,12 @@ class Log:
 
     def places(self) -> Iterator[Place]:
         """Every stretch and every young batch, oldest first."""
-        young, old = self._young, self._old
-        firsts, spans, lengths, times = (old.arrays[column] for column in (0, 1, 5, 7))
-        bases, messages, sizes, stamps = (young.arrays[column] for column in (0, 1, 3, 4))
-        behind = stamps[young.first] if len(young) else self.end_time
-        for index in range(old.first, len(firsts)):
-            until = times[index + 1] if index + 1 < len(times) else behind
-            yield Place(firsts[index] + spans[index], lengths[index], times[index], until)
-        for index in range(young.first, len(bases)):
-            time = stamps[index]
-            yield Place(bases[index] + messages[index], sizes[index], time, time)
+        for index in range(self._old.first, len(self._old.arrays[0])):
+            first, messages, _, _, _, length, _, time, until = self._old.row(index)
+            yield Place(first + messages, length, time, until)
+        for index in range(self._young.first, len(self._young.arrays[0])):
+            base, messages, _, length, time, _ = self._young.row(index)
+            yield Place(base + messages, length, time, time)
 
     @property
     def old_end(self) -> int:
@@ -339,6 +334,29 @@ class Log:
                 break
         return taken, used
 
+    def reach(self, first: int, messages: int, size: int) -> int:
+        """The offset up to which there are about `messages` messages or `size` bytes from `first` on, as if
+        those of a batch or stretch were alike and lay evenly; at least one message, if there is one."""
+        offset, left, room = first, messages, size
+        while left > 0 and room > 0:
+            place = self.at(offset)
+            if place is None:
+                return self.end
+            begin, held = (
+                (place.base, place.messages)
+                if isinstance(place, Young)
+                else (place.first, max(place.alive, 1))
+            )
+            offset, behind = max(offset, begin), begin + place.messages
+            inside = -(-(behind - offset) * held // place.messages)
+            fitting = min(left, max(room * held // place.length, 0 if room < size else 1))
+            if fitting < inside:
+                return offset + max(fitting * place.messages // held, 0 if room < size else 1)
+            left -= inside
+            room -= inside * place.length // held
+            offset = behind
+        return offset
+
     def young_rows(self, below: int, first: int = 0) -> Iterator[Young]:
         """Young batches from offset `first` on whose journal position is below `below`, oldest first."""
         young = self._young
@@ -364,12 +382,12 @@ class Log:
         """Everything, as bytes."""
         origins = b"".join([ORIGIN.pack(base, *origin) for base, origin in self._origins.items()])
         rows = len(self._young), len(self._old), len(self._origins)
-        head = SNAPSHOT.pack(self.start, self.end, *rows, self.size_bytes, self.end_time)
+        head = SNAPSHOT.pack(self.start, self.end, *rows, self.size_bytes)
         return head + self._young.dump() + self._old.dump() + origins
 
     def restore(self, data: memoryview) -> int:
         """The inverse of `snapshot`; how many bytes were used."""
-        self.start, self.end, young, old, origins, self.size_bytes, self.end_time = SNAPSHOT.unpack_from(data)
+        self.start, self.end, young, old, origins, self.size_bytes = SNAPSHOT.unpack_from(data)
         at: int = SNAPSHOT.size
         at += self._young.load(data[at:], young)
         at += self._old.load(data[at:], old)

@@ -40,6 +40,9 @@ class Partition:
         self.log = log
         self.changed_at = 0
         self.producers = Producers()
+        self.records_dropped = 0
+        """By retention, since the node started; offsets, holes included."""
+        self.bytes_dropped = 0
         self._parked: list[Parked] = []
         self._order = 0
 
@@ -70,14 +73,15 @@ class Partition:
 
     # ---- Reading
 
-    def check_offset(self, offset: int) -> None:
-        """Raises `OffsetOutOfRange` for an offset below the start or beyond the end."""
+    def out_of_range(self, offset: int) -> OffsetOutOfRange | None:
+        """The refusal of an offset below the start or beyond the end."""
         log = self.log
-        if not log.start <= offset <= log.end:
-            raise OffsetOutOfRange(
-                f"offset {offset} of {self.topic}/{self.number} is not in {log.start} … {log.end}",
-                detail={"start": log.start, "end": log.end},
-            )
+        if log.start <= offset <= log.end:
+            return None
+        return OffsetOutOfRange(
+            f"offset {offset} of {self.topic}/{self.number} is not in {log.start} … {log.end}",
+            detail={"start": log.start, "end": log.end},
+        )
 
     def park(self, call: Any, request: Any, deadline: int) -> Parked:
         """Let a FETCH at the end wait for records."""

@@ -42,9 +42,14 @@ class Policy:
     """None: the node's."""
 
     @property
-    def deletes(self) -> bool:
-        """Age and size bound it."""
-        return self.cleanup != COMPACT
+    def age_max(self) -> int | None:
+        """Records that are older (ms) may go; None: however old."""
+        return None if self.cleanup == COMPACT else self.retention
+
+    @property
+    def size_max(self) -> int | None:
+        """Above so many bytes of the whole topic the oldest records may go; None: however many."""
+        return None if self.cleanup == COMPACT else self.retention_bytes
 
     @property
     def compacts(self) -> bool:

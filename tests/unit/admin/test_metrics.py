@@ -43,7 +43,7 @@ def queue(name: str, ready: int, age: float) -> QueueFacts:
 def node(queues: list[QueueFacts]) -> NodeFacts:
     return NodeFacts(
         queues,
-        [PartitionFacts("lines", 0, 5, 25, 2000), PartitionFacts("lines", 1, 0, 3, 300)],
+        [PartitionFacts("lines", 0, 5, 25, 2000, 5, 400), PartitionFacts("lines", 1, 0, 3, 300, 0, 0)],
         [
             GroupFacts("readers", "lines", 0, 20, 25, 5, 1.5),
             GroupFacts("readers", "lines", 1, 1, 3, 2, 0.5),

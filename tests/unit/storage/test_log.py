@@ -42,7 +42,8 @@ class Batch:
         """What a look-up must answer."""
         if self.old:
             segment, at = self.place
-            return Stretch(self.first, self.messages, self.messages, segment, 1, self.length, at, self.time)
+            times = self.time, self.time
+            return Stretch(self.first, self.messages, self.messages, segment, 1, self.length, at, *times)
         position, crc, origin = self.place
         came_from = (LOG, self.first) if origin < 0 else (OTHER, origin)
         return Young(self.first, self.messages, position, self.length, self.time, crc, *came_from)
@@ -213,6 +214,25 @@ class AgainstList(RuleBasedStateMachine):
             one = -(-nearest.length // nearest.messages) if nearest is not None else 0
             assert used <= max(size, one)
         assert self.log.fit(self.start, messages, 1_000_000)[0] == messages
+
+    @invariant()
+    def reach_is_one_message_at_least_and_about_the_size(self) -> None:
+        for start in {self.start, *(batch.first for batch in self.batches if batch.first > self.start)}:
+            behind = [batch for batch in self.batches if batch.end > start]
+            for messages, size in ((1, 1), (3, 300), (1_000, 1_000_000)):
+                end = self.log.reach(start, messages, size)
+                there = [(b, min(end, b.end) - max(start, b.first)) for b in behind if b.first < end]
+                taken = sum(count for _, count in there)
+                assert bool(taken) == bool(behind)
+                assert taken <= messages
+                assert taken == 1 or sum(b.length * count // b.messages for b, count in there) <= size
+            assert end == self.log.end or not behind
+
+    @invariant()
+    def places_are_what_is_kept_or_given_up_as_one(self) -> None:
+        assert list(self.log.places()) == [
+            (each.end, each.length, each.time, each.time) for each in self.batches
+        ]
 
 
 TestAgainstList = AgainstList.TestCase

@@ -31,8 +31,9 @@ def test_policy_is_what_its_map_says() -> None:
     [("delete", True, False), ("compact", False, True), ("both", True, True)],
 )
 def test_cleanup_says_what_bounds_a_topic(cleanup: str, deletes: bool, compacts: bool) -> None:
-    policy = policy_for({"cleanup": cleanup})
-    assert (policy.deletes, policy.compacts) == (deletes, compacts)
+    policy = policy_for({"cleanup": cleanup, "retention": 7, "retention_bytes": 9})
+    assert (policy.age_max, policy.size_max) == ((7, 9) if deletes else (None, None))
+    assert policy.compacts == compacts
 
 
 @pytest.mark.parametrize(
