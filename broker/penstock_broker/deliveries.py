@@ -118,6 +118,7 @@ class Deliveries:
         grants = queue.take(share, DELIVERY_BYTES_MAX, taker.visibility, holder, number)
         taker.credit -= sum(grant.messages for grant in grants)
         if isinstance(taker, Waiter):
+            queue.unpark(taker)
             call: Call = taker.call
             call.connection.waits.pop(call.correlation, None)
         else:
@@ -227,8 +228,5 @@ class Deliveries:
     def forget(self, connection: Connection) -> None:
         """The connection is gone: nobody waits on it any more."""
         for target, wait in connection.waits.values():
-            if isinstance(target, Queue):
-                target.handout.remove(wait)
-            else:
-                target.unpark(wait)
+            target.unpark(wait)
         connection.waits.clear()

@@ -72,7 +72,7 @@ def cancel(core: "Core", call: "Call", request: Cancel) -> None:
     target, wait = call.connection.waits.get(request.correlation, (None, None))
     if isinstance(target, Queue):
         assert isinstance(wait, Waiter)
-        target.handout.remove(wait)
+        target.unpark(wait)
         core.deliveries.answer_nothing(wait)
     elif target is not None and target.unpark(wait):
         core.deliveries.answer_fetch(target, wait.call, wait.request)

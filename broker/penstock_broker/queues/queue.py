@@ -26,12 +26,10 @@ from penstock_protocol.errors import QueueFull
 from penstock_protocol.limits import INT_MAX
 from penstock_protocol.slices import REDELIVERED, Range
 
-KIND = 3
-"""Its kind in a checkpoint."""
+KIND = 3  # in a checkpoint
 SNAPSHOT = Struct("<QI")  # suspect_below, failed messages
 FAILED = Struct("<QIQ")  # offset, failures, due (0 = not delayed)
-FAILURES_MAX = 0xFFFF
-"""What a RETURN counts to; a queue without a limit goes on beyond it, uncounted."""
+FAILURES_MAX = 0xFFFF  # what a RETURN counts to; a queue without a limit goes on beyond it, uncounted
 FIRST_TRY = History(0, 1)  # of a message in flight of which nothing is kept
 
 
@@ -68,8 +66,7 @@ class Queue:
         self.kept = Kept()
         self.retry_at: int | None = None
         """Mono ms at which dead letters that wait for room are judged again."""
-        self._waits: Alarms[Waiter] = Alarms()
-        """Who waits, until when (mono ms)."""
+        self._waits: Alarms[Waiter] = Alarms()  # by mono ms
         self.counters: Counter[str] = Counter()
         self.dead_reasons: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -380,9 +377,14 @@ class Queue:
         self.handout.add(waiter)
         self._waits.set(waiter, waiter.deadline)
 
+    def unpark(self, waiter: Waiter) -> None:
+        """End one wait."""
+        self.handout.remove(waiter)
+        self._waits.set(waiter, None)
+
     def overdue(self, mono: int) -> list[Waiter]:
         """Parked RECEIVEs whose wait is over; they wait no more."""
-        due = [waiter for waiter in self._waits.due(mono) if not waiter.ended]
+        due = list(self._waits.due(mono))
         for waiter in due:
             self.handout.remove(waiter)
         return due
