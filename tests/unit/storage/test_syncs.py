@@ -37,6 +37,7 @@ class Bench:
     def confirmed(self, who: str, within: int, size: int = 10) -> None:
         """An entry, and who waits for it in its own mode."""
         self.journal.wait(self.append(within, size), who, within)
+        assert who not in self.journal.released
 
     def turn(self) -> Job | None:
         """The write or sync that is begun now, if any."""
@@ -130,6 +131,14 @@ def test_write_that_begins_when_a_sync_is_due_brings_it(bench: Bench) -> None:
 def test_shorter_interval_makes_the_sync_due_earlier(bench: Bench) -> None:
     bench.append(LATER_MS)
     bench.append(SOON_MS)
+    bench.write(sync=False)
+    bench.done()
+    assert bench.journal.sync_at == bench.mono + SOON_MS
+
+
+def test_longer_interval_puts_no_sync_off(bench: Bench) -> None:
+    bench.append(SOON_MS)
+    bench.append(LATER_MS)
     bench.write(sync=False)
     bench.done()
     assert bench.journal.sync_at == bench.mono + SOON_MS
