@@ -14,7 +14,7 @@ KIND = 1
 COMMON = bytes(16)
 """Who owns segments that many logs share."""
 SNAPSHOT = Struct("<16sQI")  # id, segment_next, segments
-SEGMENT = Struct("<Q16sQ?")  # number, owner, size, sealed
+SEGMENT = Struct("<Q16sQB")  # number, owner, size, sealed
 
 
 class Segment(NamedTuple):
@@ -95,6 +95,6 @@ class Node:
         """The inverse of `snapshot`."""
         self.id, self.segment_next, count = SNAPSHOT.unpack_from(data)
         rows = SEGMENT.iter_unpack(data[SNAPSHOT.size : SNAPSHOT.size + count * SEGMENT.size])
-        self.segments = {number: Segment(*fields) for number, *fields in rows}
+        self.segments = {number: Segment(owner, size, bool(sealed)) for number, owner, size, sealed in rows}
         self.open = {segment.owner: number for number, segment in self.segments.items() if not segment.sealed}
         self.clean = False

@@ -198,6 +198,50 @@ def test_crash_while_a_segment_is_dropped_drops_it_at_the_next_start(call: str) 
         assert not any(name.startswith("segment-") for name in life.files.names())
 
 
+def with_a_stuck_message(monkeypatch: pytest.MonkeyPatch) -> OneNode:
+    """A segment of which one message is left alive, the first."""
+    monkeypatch.setattr("penstock_broker.storage.evacuation.SEGMENT_BYTES_MIN", 1)
+    node = OneNode().create_queue().enqueue(*[b"%d" % number * 100 for number in range(12)])
+    for _ in range(6):
+        node.archive()
+    first, *others = node.receive(12)
+    node.settle(others)
+    del node.confirmed[first.messages :]
+    return node
+
+
+def evacuates(node: OneNode) -> None:
+    """Time enough for segments to be looked at, and given up."""
+    for _ in range(4):
+        node.clock.advance(10_000)
+        node.turn()
+
+
+@pytest.mark.parametrize("call", PREPARING)
+def test_crash_before_an_evacuation_is_recorded_leaves_the_segment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    node = with_a_stuck_message(monkeypatch)
+    dies(node, behind(call, "segment-", Copy), lambda: evacuates(node))
+    for life in node.lives_after():
+        assert life.messages() == node.confirmed
+        evacuates(life)
+        assert life.messages() == node.confirmed
+
+
+@pytest.mark.parametrize("call", ["write", "sync"])
+@pytest.mark.parametrize("nth", [1, 2, 3], ids=["segment", "moved", "dropped"])
+def test_crash_while_an_evacuation_is_recorded_serves_from_either_segment(
+    monkeypatch: pytest.MonkeyPatch, call: str, nth: int
+) -> None:
+    node = with_a_stuck_message(monkeypatch)
+    dies(node, behind(call, "journal-", Write, nth), lambda: evacuates(node))
+    for life in node.lives_after():
+        assert life.messages() == node.confirmed
+        evacuates(life)
+        assert life.messages() == node.confirmed
+
+
 # ---- Stopping
 
 
