@@ -104,7 +104,7 @@ class Queue:
         if part.kind == Kind.RETURN:
             rows = entries.RETURN.iter_unpack(part.detail)
             return all(first + messages <= self.log.end for first, messages, *_ in rows)
-        return part.kind == Kind.BOOT or self.log.fits(part)
+        return part.kind == Kind.BOOT or self.log.fits(part, self.is_alive)
 
     def _appended(self, part: Part, at: At) -> None:
         self.log.appended(part, at)

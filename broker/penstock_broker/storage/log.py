@@ -9,7 +9,7 @@ compacted away leaves a hole. The log is folded from parts like every machine's 
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -221,14 +221,27 @@ class Log:
             self.size_bytes -= young.arrays[3][young.first]
             young.trim(young.first + 1)
 
-    def fits(self, part: Part) -> bool:
+    def fits(self, part: Part, is_alive: Callable[[int, int], bool]) -> bool:
         """The part follows on from what is known here; it does, unless something before it was lost."""
         if part.kind == Kind.APPEND:
             return part.base == self.end
         if part.kind == Kind.MOVED:
             first = next(self.stretches(part.base), None)
             return first is not None and first.first == part.base
-        return part.base + part.messages <= self.end
+        end = part.base + part.messages
+        return end <= self.end and (part.kind != Kind.ARCHIVED or self._holds_all(part, end, is_alive))
+
+    def _holds_all(self, part: Part, end: int, is_alive: Callable[[int, int], bool]) -> bool:
+        """What is alive of the young batches that an ARCHIVED takes away lies in the stretches it lists; what
+        does not was taken away by one that was lost."""
+        listed = [Stretch(*fields) for fields in entries.STRETCH.iter_unpack(part.detail)]
+        young = self._young
+        for index in range(young.first, max(young.first, young.find(end - 1) + 1)):
+            base, messages, *_ = young.row(index)
+            held = any(each.first <= base and base + messages <= each.end for each in listed)
+            if not held and is_alive(base, messages):
+                return False
+        return True
 
     # ---- Looking up
 

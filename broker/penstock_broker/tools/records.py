@@ -68,7 +68,7 @@ def _of_place(file: JournalFile, place: Place, names: Names, bodies: bool) -> It
     if place.block is None and place.bad is None:
         yield {"is": "empty", "file": file.name, "at": place.at, "length": place.length}
     if place.block is not None:
-        yield {"is": "block", "file": file.name, "at": place.at} | place.block.header._asdict()
+        yield place.block.header._asdict() | {"is": "block", "file": file.name, "at": place.at}
         for start, entry in place.block.entries:
             yield from _of_entry(file.name, place, start, entry, names, bodies)
     if place.bad is not None:

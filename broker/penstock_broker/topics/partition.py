@@ -66,7 +66,7 @@ class Partition:
 
     def fits(self, part: Part) -> bool:
         """The part follows on from what is known here; it does, unless something before it was lost."""
-        return self.log.fits(part)
+        return self.log.fits(part, self.is_alive)
 
     def check_room(self, messages: int, size: int) -> None:
         """A partition takes what the disk takes; retention bounds it."""
