@@ -89,13 +89,14 @@ class Broker:
         """kill -9, as if the process had crashed."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
     def stop(self) -> int:
         """SIGTERM, and its exit code."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(READY_SECONDS_MAX)
+        self.process.communicate(timeout=READY_SECONDS_MAX)
+        return self.process.returncode
 
     def pids(self) -> list[int]:
         """The processes it consists of: one."""

@@ -11,7 +11,7 @@ from penstock_loadtest.broker import Usage, usage_of
 
 STALL_SECONDS_MAX = 60.0
 """Without any progress of anybody: then a run is given up."""
-CLOSE_SECONDS_MAX = 10.0
+CLOSE_SECONDS_MAX = 5.0
 LINE_BYTES_MAX = 1 << 28
 """An account of what a consumer saw is one line."""
 

@@ -83,12 +83,10 @@ class Read(NamedTuple):
 
 def read(run: int, size: int, bodies: Sequence[bytes | memoryview], count: int) -> Read:
     """`count` bodies, of which each buffer holds one or more, one behind the other."""
+    if any(len(body) % size for body in bodies):
+        bodies = [body for body in bodies if len(body) % size == 0]
     data = b"".join(bodies)
-    wrong = 0
-    if len(data) != count * size:
-        whole = [body for body in bodies if len(body) % size == 0]
-        data = b"".join(whole)
-        wrong = count - len(data) // size
+    wrong = count - len(data) // size
     columns = np.frombuffer(data, layout(size))
     lanes, sequences, stamps = columns["lane"], columns["sequence"], columns["stamp"]
     marks = lanes.astype(np.uint64) * np.uint64(LANE_FACTOR) ^ sequences * np.uint64(SEQUENCE_FACTOR)

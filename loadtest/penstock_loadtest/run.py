@@ -27,6 +27,7 @@ from penstock_loadtest.verify import account
 QUIET_SECONDS = 15.0
 """Without a message arriving: what is still missing then is lost."""
 SAMPLE_SECONDS = 0.5
+LEAVE_SECONDS_MAX = 30.0
 IDLE_PER_PROCESS = 5_000
 
 Tell = Callable[[dict[str, Any]], None]
@@ -85,8 +86,11 @@ class FlowCrew:
         """Remove what `start` created."""
         if self._is_open:
             with suppress(Exception):  # whatever broke the run may break this, and is told already
-                await self.adapter.delete()
-            await self.adapter.close()
+                async with asyncio.timeout(LEAVE_SECONDS_MAX):
+                    await self.adapter.delete()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS_MAX):
+                    await self.adapter.close()
 
     def _begin(self) -> None:
         if not self._begun:
@@ -301,7 +305,11 @@ class Run:
     async def _sample(self) -> None:
         began = time.monotonic()
         while True:
-            usage = self._usage()
+            try:
+                usage = self._usage()
+            except OSError:
+                self._watch.failed(f"{self._target.name} is gone")
+                return
             sample = {
                 "at": time.monotonic() - began,
                 "flows": [crew.progress() for crew in self.crews],
