@@ -90,8 +90,6 @@ class Registry:
         of it is corrupt; of the others, what was settled there may be delivered again."""
         self._cut = True
         self.node.clean = False
-        if self._as_of.get(NODE, 0) <= position:
-            self.node.cut()
         for queue in self.queues.values():
             if self._as_of.get(queue.uuid, 0) <= position:
                 queue.suspect_below = queue.log.end

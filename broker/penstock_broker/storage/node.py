@@ -72,11 +72,6 @@ class Node:
         """The part follows on from what is known here; it does, unless something before it was lost."""
         return part.kind not in (Kind.WRITTEN, Kind.DROPPED) or part.base in self.segments
 
-    def cut(self) -> None:
-        """What was lost may have been of segments: none that is there now is written to again."""
-        self.segments = {number: each._replace(sealed=True) for number, each in self.segments.items()}
-        self.open = {}
-
     def adopt(self, part: Part) -> None:
         """A log says that stretches lie in segments; one whose beginning was lost is known from now on."""
         for fields in entries.STRETCH.iter_unpack(part.detail):

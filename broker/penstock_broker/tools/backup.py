@@ -18,6 +18,7 @@ from pathlib import Path
 from penstock_broker.queues.leases import Tokens
 from penstock_broker.registry import Registry
 from penstock_broker.storage import checkpoint, recovery
+from penstock_broker.storage.blocks import bad_body
 from penstock_broker.storage.files import PAGE_BYTES, Readable, StorageError
 from penstock_broker.storage.segment import segment_name, segment_number
 from penstock_broker.tools import walk
@@ -162,7 +163,7 @@ def _written(source: Readable, name: str) -> int:
     while True:
         file, unreadable, data = walk.journal_file(source, name)
         for place in walk.places(file, unreadable, data):
-            if place.block is not None and place.bad is None:
+            if place.block is not None and place.bad is None and bad_body(place.block) is None:
                 continue
             behind = place.at + place.length < len(data)
             if not behind:

@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
     lines: list[str]
     aside: str
-    do: Callable[[], None]
+    do: Callable[[], object]
 
 
 class Range(NamedTuple):
@@ -171,11 +171,7 @@ def plan_checkpoint(files: Files, name: str) -> Plan:
         f"  a start replays {after.report.entries:,} entries instead",
         *_after(before, after),
     ]
-    return Plan(lines, aside, lambda: _run(files, Rename(name, aside)))
-
-
-def _run(files: Files, job: Rename) -> None:
-    files.run(job)
+    return Plan(lines, aside, lambda: files.run(Rename(name, aside)))
 
 
 # Ranges

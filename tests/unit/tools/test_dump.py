@@ -22,6 +22,9 @@ def test_every_part_is_shown_with_its_machine_by_name() -> None:
     records = shown(copied(began().receive_and_ack(2)))
     parts = [(part["kind"], part["of"], part["first"]) for part in only(records, "part")]
     assert ("CREATE", "catalogue", 0) in parts
+    assert {part["file"] for part in only(records, "part")} == {
+        each["file"] for each in only(records, "block")
+    }
     assert [part for part in parts if part[0] == "APPEND"] == [("APPEND", "queue jobs", n) for n in range(7)]
     (settled,) = (part for part in only(records, "part") if part["kind"] == "SETTLE")
     assert (settled["messages"], settled["outcome"]) == (2, "acked")
