@@ -288,6 +288,21 @@ def test_dump_of_a_running_broker_shows_its_messages_and_notes_the_process(start
     assert [each["body"] for each in objects(out) if each["is"] == "message"] == ["1", "2"]
 
 
+def test_dump_ends_quietly_when_its_reader_has_seen_enough(start_broker: StartBroker) -> None:
+    broker = filled(start_broker, 2_000)
+    assert broker.stop() == 0
+    dump = subprocess.Popen(
+        [*PENSTOCK, "dump", str(broker.data)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert dump.stdout is not None
+    assert dump.stdout.readline()
+    dump.stdout.close()
+    assert dump.stderr is not None
+    with dump.stderr:
+        assert dump.stderr.read() == b""
+    assert dump.wait(SECONDS) == 0
+
+
 def test_rotten_block_is_found_and_cut_and_the_broker_serves_again(start_broker: StartBroker) -> None:
     broker = filled(start_broker)
     broker.kill()

@@ -339,7 +339,7 @@ class _Reader:
     def _rot(self, file: OldFile, at: int, why: str) -> StorageError:
         return StorageError(
             f"{file.name} is damaged at byte {at}: {why}. It was confirmed as durable, so nothing is dropped "
-            "silently; restore a backup of the directory"
+            "silently; restore a backup of the directory, or see `penstock doctor`"
         )
 
 

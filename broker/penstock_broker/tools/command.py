@@ -66,6 +66,8 @@ def run(parser: Parser, argv: Sequence[str], do: Callable[[Directory, Namespace]
     except Failed as error:
         note(f"penstock: {error}")
         return error.code
+    except BrokenPipeError:
+        raise  # a reader that has seen enough: the command line knows what to do
     except (StorageError, OSError) as error:
         note(f"penstock: {error}")
         return 1
