@@ -2,6 +2,8 @@
 
 import errno
 
+import pytest
+from tests.fakes.memory_files import MemoryFiles
 from tests.model.bench import Bench, batch
 
 from penstock_broker.storage.files import PAGE_BYTES
@@ -11,12 +13,18 @@ from penstock_protocol.messages import queues as q
 MINUTE_MS = 60_000
 
 
-def test_message_that_could_not_be_read_once_is_ready_after_a_restart_and_no_dead_letter() -> None:
+def queue_of(*bodies: bytes) -> Bench:
+    """A life with a queue, its messages in blocks of their own."""
     life = Bench()
     connection = life.connect()
     life.call(connection, q.CreateQueue("jobs", {}, "check"))
-    life.enqueue(connection, "jobs", b"1")
-    life.enqueue(connection, "jobs", b"2")
+    for body in bodies:
+        life.enqueue(connection, "jobs", body)
+    return life
+
+
+def test_message_that_could_not_be_read_once_is_ready_after_a_restart_and_no_dead_letter() -> None:
+    life = queue_of(b"1", b"2")
     life = Bench(life.files.kill(), life.clock)  # the first is read from a file now, not from a map
     connection = life.connect()
     life.files.disk.fail(1, errno.EIO)
@@ -46,3 +54,22 @@ def test_damage_to_a_settled_message_holds_up_nothing_beside_it() -> None:
     disk.flip(segment, disk.names[segment].shown.index(b"damaged"), 1)
     (got,) = life.receive(life.connect(), "jobs", 1)
     assert got.bodies == [b"whole"]
+
+
+def test_newest_journal_file_that_lost_its_end_is_named_by_the_start() -> None:
+    life = queue_of(b"1", b"2")
+    name = life.core.engine.journal.files[-1].name
+    disk = life.files.disk.crashed()
+    disk.truncate(name, 2 * PAGE_BYTES)
+    assert name in (Bench(MemoryFiles(disk), life.clock).core.report.torn or "")
+
+
+@pytest.mark.parametrize("field", [0, 8, 16, 76], ids=["magic", "file", "salt", "crc32"])
+def test_damage_to_the_only_block_of_a_file_is_named_by_the_start(field: int) -> None:
+    life = queue_of(b"1")
+    while life.core.engine.journal.files[-1].used > 2 * PAGE_BYTES:
+        life.enqueue(life.connect(), "jobs", b"2")
+    name = life.core.engine.journal.files[-1].name
+    disk = life.files.disk.crashed()
+    disk.flip(name, PAGE_BYTES + field, 1)
+    assert name in (Bench(MemoryFiles(disk), life.clock).core.report.torn or "")

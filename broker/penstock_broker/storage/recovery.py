@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 
 from penstock_broker.storage import checkpoint
 from penstock_broker.storage.blocks import (
+    BLOCK,
+    BLOCK_HEADER_BYTES,
     BLOCK_MAGIC,
     CUT,
     PREFIX,
@@ -53,7 +55,8 @@ class Fold(Protocol):
 
 class OldFile(NamedTuple):
     """A journal file as found. `first`: header of its first whole block, None if it has none; `start`:
-    journal position of its first page behind the header, where that block stands unless rot took others."""
+    journal position of its first page behind the header, where that block stands unless rot took others;
+    `suspect`: why there may have been more in it than can be seen, None if nothing says so."""
 
     name: str
     number: int
@@ -61,6 +64,7 @@ class OldFile(NamedTuple):
     size: int
     first: BlockHeader | None
     start: int
+    suspect: str | None
 
 
 class Report(NamedTuple):
@@ -124,15 +128,24 @@ def _look(files: Readable, name: str, size: int) -> OldFile:
     it said: the file of a crash in Prepare has no block of its number."""
     number = int(name.removeprefix(PREFIX)) if name.removeprefix(PREFIX).isdigit() else 0
     header = decode_file_header(_read(files, name, 0, PAGE_BYTES))
-    salt = header.salt if header is not None and header.number == number else None
+    salt, made = None, 2 * PAGE_BYTES
+    if header is not None and header.number == number:
+        salt, made = header.salt, header.size
+    suspect = None
+    if size < made:
+        suspect = f"{name} is {size:,} bytes long: it was being made, or its end is lost"
     for at in range(PAGE_BYTES, size, LOOK_BYTES):
         view = memoryview(_read(files, name, at, LOOK_BYTES))
         for where in range(0, len(view), PAGE_BYTES):
             block = decode_block_header(view, where)
             if block is not None and block.file == number and salt in (None, block.salt):
                 start = block.position - (at + where - PAGE_BYTES)
-                return OldFile(name, number, block.salt, size, block, start)
-    return OldFile(name, number, salt or 0, size, None, 0)
+                return OldFile(name, number, block.salt, size, block, start, suspect)
+    bare = OldFile(name, number, salt or 0, size, None, 0, suspect)
+    page = memoryview(_read(files, name, PAGE_BYTES, PAGE_BYTES))
+    if suspect is None and (page == LOST_PAGE or _is_damaged(page, 0, bare)):
+        return bare._replace(suspect=f"{name} at byte {PAGE_BYTES}: its first block is damaged")
+    return bare
 
 
 def _read(files: Readable, name: str, at: int, length: int) -> bytes:
@@ -211,6 +224,8 @@ class _Reader:
                 f"the journal ends at {end}, but was durable up to {self.durable}: "
                 "files are missing or damaged; restore a backup of the directory"
             )
+        suspects = [file.suspect for file in (*self.unused, *self.order[-1:]) if file.suspect is not None]
+        self.torn = self.torn or next(iter(suspects), None)
         if self.unproven:
             end, sequence = self.unproven[0].header.position, self.unproven[0].header.sequence
         files, used = self._files_below(end)
@@ -328,7 +343,7 @@ class _Reader:
     ) -> None:
         """Block `expected` is bad: rot if a W proves it, else torn. Nothing may ever have stood there."""
         lost = data[at : at + PAGE_BYTES] == LOST_PAGE
-        begun = data[at : at + 4] == BLOCK_MAGIC and decode_block_header(data, at) is None
+        begun = _is_damaged(data, at, file)
         later = any(header.sequence >= expected for header in _headers(data, file, at))
         why = "it cannot be read" if lost else why
         if stop is not None or ((lost or begun or later) and file.start + at - PAGE_BYTES < self.durable):
@@ -349,6 +364,15 @@ def _headers(data: memoryview, file: OldFile, at: int) -> Iterator[BlockHeader]:
         header = decode_block_header(data, where)
         if header is not None and _is_of(header, file):
             yield header
+
+
+def _is_damaged(data: memoryview, at: int, file: OldFile) -> bool:
+    """A block was begun at `at` in this use of the file, and its header does not hold: its magic, or the
+    number or salt of the file are there. Damage to one of them leaves the others."""
+    if len(data) - at < BLOCK_HEADER_BYTES or decode_block_header(data, at) is not None:
+        return False
+    magic, _, _, number, salt = BLOCK.unpack_from(data, at)[:5]
+    return bool(magic == BLOCK_MAGIC or number == file.number or (salt and salt == file.salt))
 
 
 def _is_of(header: BlockHeader, file: OldFile) -> bool:
