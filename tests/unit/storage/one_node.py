@@ -112,9 +112,9 @@ class OneNode:
 
     # What a test does
 
-    def create_queue(self) -> "OneNode":
-        """Make the queue."""
-        self.ask(CreateQueue(QUEUE, {}, "check"))
+    def create_queue(self, durability: str | None = None) -> "OneNode":
+        """Make the queue, in that mode or the node's."""
+        self.ask(CreateQueue(QUEUE, {"durability": durability}, "check"))
         return self
 
     def enqueue(self, *bodies: bytes) -> "OneNode":

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.disk import Call
 from tests.unit.storage.one_node import CrashAt, OneNode, PowerCut, behind
 
-from penstock_broker.storage.files import Copy, Drop, Job, Prepare, Write
+from penstock_broker.storage.files import Copy, Drop, Job, Prepare, Sync, Write
 
 PREPARING = ("create", "write", "sync", "sync_directory")
 MANY = [b"more %d" % n for n in range(12)]
@@ -41,6 +41,23 @@ def check_every_life(node: OneNode) -> list[OneNode]:
         lives.append(life)
     assert lives
     return lives
+
+
+def began_weakly() -> OneNode:
+    """Three messages that are written and not synced: two of them in the newest journal file."""
+    return OneNode().create_queue("os").enqueue(b"1", b"2", b"3")
+
+
+def check_every_prefix(node: OneNode) -> set[int]:
+    """Every life after the crash has the first of what was confirmed or open, without a hole, and a life
+    after that the same. How many of them there may be."""
+    lengths = set()
+    for life in node.lives_after():
+        found = life.messages()
+        assert found == (node.confirmed + node.open)[: len(found)]
+        assert OneNode(life.files.disk.crashed(), node.clock).messages() == found
+        lengths.add(len(found))
+    return lengths
 
 
 def check_it_goes_on(life: OneNode) -> None:
@@ -103,6 +120,39 @@ def test_crash_in_the_first_block_of_a_file_falls_back_to_the_file_before() -> N
     assert {life.confirmed[-1] for life in lives} == {b"1", b"2"}
 
 
+# ---- Writing and syncing apart
+
+
+def test_crash_before_a_late_sync_keeps_the_blocks_up_to_the_first_that_is_not_whole() -> None:
+    node = began_weakly()
+    assert check_every_prefix(node) == {1, 2, 3}
+    assert any(life.core.report.torn for life in node.lives_after())
+    assert OneNode(node.files.kill().disk, node.clock).messages() == node.confirmed
+
+
+def test_crash_behind_a_late_sync_keeps_all_that_was_written_before() -> None:
+    node = began_weakly()
+    node.core.engine.journal.demand(node.core.engine.journal.end)
+    dies(node, behind("sync", "journal-", Sync), node.turn)
+    assert check_every_prefix(node) == {3}
+
+
+@pytest.mark.parametrize("call", ["sync", "write"])
+def test_crash_while_a_file_is_begun_finds_the_one_before_whole_if_it_was_written_to(call: str) -> None:
+    node = began_weakly()
+    full = node.core.engine.journal.files[-1].name
+    job = Sync if call == "sync" else Write
+
+    def crash_at(doing: Job, at: Call) -> bool:
+        begun = isinstance(doing, Sync) or (isinstance(doing, Write) and doing.name > full)
+        return isinstance(doing, job) and begun and at.kind == call
+
+    dies(node, crash_at, lambda: node.enqueue(*MANY))
+    lengths = check_every_prefix(node)
+    whole = len(node.confirmed)
+    assert lengths == ({whole} if call == "sync" else {whole, whole + 1})
+
+
 # ---- Starting
 
 
@@ -117,10 +167,10 @@ def test_crash_while_a_start_prepares_its_file_changes_nothing(call: str) -> Non
 
 
 @pytest.mark.parametrize("call", ["write", "sync"])
-@pytest.mark.parametrize("nth", [1, 2], ids=["unproven-block", "boot-entry"])
+@pytest.mark.parametrize("nth", [1, 2, 3], ids=["unproven-blocks", "the-first-of-them", "boot-entry"])
 def test_crash_while_a_start_writes_changes_nothing(call: str, nth: int) -> None:
-    node = began()
-    disk = node.files.disk = node.files.disk.crashed()
+    node = began_weakly()
+    disk = node.files.disk = node.files.disk.crashed(range(len(node.files.disk.unsynced())))
     with pytest.raises(PowerCut):
         OneNode(disk, node.clock, behind(call, "journal-", Write, nth))
     for life in node.lives_after():
