@@ -1,5 +1,5 @@
 """The bank: every mutant there is."""
 
-from tests.mutants import of_durability
+from tests.mutants import of_durability, of_segments
 
-BANK = (*of_durability.MUTANTS,)
+BANK = (*of_durability.MUTANTS, *of_segments.MUTANTS)

@@ -2,10 +2,11 @@
 
 import pytest
 from tests.model.bench import Bench, batch
-from tests.unit.storage.one_node import OneNode
+from tests.unit.storage.one_node import OneNode, PowerCut, behind
 
 from penstock_broker.storage import saver
 from penstock_broker.storage.checkpoint import SLOTS
+from penstock_broker.storage.files import Copy
 from penstock_protocol.messages import queues as q
 
 
@@ -59,3 +60,19 @@ def test_machines_saved_at_different_positions_are_brought_up_to_date_each_from_
     (slot,) = life.core.report.slots
     assert len({row.as_of for row in slot.rows.values()}) > 1
     assert [life.queue(name).log.end for name in ("a", "b")] == ends
+
+
+def test_checkpoint_that_a_kill_left_unsynced_is_made_sure_before_the_other_is_written_over() -> None:
+    node = OneNode().create_queue().enqueue(b"1").checkpoint()
+    node.receive_and_ack(1).enqueue(b"2").checkpoint().enqueue(b"3")
+    header_written = 3 + len(list(node.core.registry.all()))
+    node.files.crash_at = behind("write", "checkpoint-", Copy, header_written)
+    with pytest.raises(PowerCut):
+        node.checkpoint()
+    life = OneNode(node.files.kill().disk, node.clock)
+    newest = life.core.report.slots[0]
+    life.files.crash_at = behind("sync", "checkpoint-", Copy)
+    with pytest.raises(PowerCut):
+        life.checkpoint()
+    for later in life.lives_after():
+        assert later.core.report.slots[0].generation == newest.generation
