@@ -53,6 +53,20 @@ class GroupFacts(NamedTuple):
     lag_seconds: float
 
 
+class StorageFacts(NamedTuple):
+    """The data directory. Sizes in bytes, totals since the node started."""
+
+    written: int
+    journal: int
+    free: int
+    segments: int
+    segment_bytes: dict[str, int]
+    """What segments hold: alive (something points to it) or dead."""
+    moved: dict[str, int]
+    """Why batches were moved (archived, evacuated) → bytes."""
+    indexes_rebuilt: int
+
+
 class NodeFacts(NamedTuple):
     """The whole node."""
 
@@ -62,9 +76,7 @@ class NodeFacts(NamedTuple):
     connections: int
     sessions: int
     payload_bytes: int
-    disk_written_bytes: int
-    journal_bytes: int
-    disk_free_bytes: int
+    storage: StorageFacts
     disk_full: bool
     recovery_seconds: float
     boot: int

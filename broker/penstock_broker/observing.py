@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING
 
 from penstock_broker.clock import Now
-from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts
+from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts, StorageFacts
 from penstock_broker.handlers.groups import lag
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
+from penstock_broker.storage.entries import Kind
 from penstock_broker.topics.partition import Partition
 
 if TYPE_CHECKING:
@@ -40,13 +41,27 @@ def observe(core: "Core", now: Now) -> NodeFacts:
         len(core.presence.connections),
         len(core.presence.sessions),
         core.payload_bytes,
-        engine.disk_written,
-        engine.journal.bytes,
-        engine.space.free,
+        _storage(core),
         engine.disk_full,
         core.recovery_seconds,
         engine.journal.boot,
         core.settings.durability,
+    )
+
+
+def _storage(core: "Core") -> StorageFacts:
+    engine = core.engine
+    alive = sum(core.registry.use.total().values())
+    size = sum(segment.size for segment in engine.node.segments.values())
+    moved = engine.archiver.bytes_moved
+    return StorageFacts(
+        engine.disk_written,
+        engine.journal.bytes,
+        engine.space.free,
+        len(engine.node.segments),
+        {"alive": alive, "dead": size - alive},
+        {"archived": moved[Kind.ARCHIVED], "evacuated": moved[Kind.MOVED]},
+        engine.reads.indexes_rebuilt,
     )
 
 

@@ -40,6 +40,7 @@ SWITCH_SECONDS = 0.0005
 """How long the event loop may keep the interpreter lock from the flusher, which needs it for an instant
 between two system calls; at Python's default of 5 ms a sync of 0.1 ms took up to 10."""
 SWEEP_SECONDS = 1.0
+FEEL_SECONDS = 0.1
 FAREWELL_SECONDS = 1.0
 """For the last replies of a clean stop to leave."""
 RECOVERY_EXTENSION = "EXTEND_TIMEOUT_USEC=600000000"
@@ -178,7 +179,8 @@ class Node:
             except OSError as error:
                 _say_refused(_not_bound("--http-port", address_of(self._web), error))
                 return Exit.CANNOT_START
-            self._sweep(stopwatch())
+            self._sweep()
+            self._feel(stopwatch())
             opening = asyncio.create_task(self._open())
             code = await self._ended
             opening.cancel()
@@ -244,15 +246,18 @@ class Node:
         elif self._core.ready and not self._stopping:
             self._ready.set()
 
-    def _sweep(self, due: float) -> None:
-        """The one timer of the shell: peers that wait too long, the watchdog, the lag of the loop."""
-        lag = stopwatch() - due
-        self._meters.loop_lag_seconds.observe(max(0.0, lag))
+    def _sweep(self) -> None:
+        """Once a second: peers that wait too long, the watchdog."""
         self._listener.look(self._turns.read_clock().mono)
         self._turns.soon()
         if self._watchdog:
             self._notifier.send("WATCHDOG=1")
-        self._loop.call_later(SWEEP_SECONDS, self._sweep, stopwatch() + SWEEP_SECONDS)
+        self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _feel(self, due: float) -> None:
+        """Ten times a second: the lag of the loop."""
+        self._meters.loop_lag_seconds.observe(max(0.0, stopwatch() - due))
+        self._loop.call_later(FEEL_SECONDS, self._feel, stopwatch() + FEEL_SECONDS)
 
     def _facts(self) -> NodeFacts:
         try:

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from penstock_broker.admin import metrics
 from penstock_broker.admin.metrics import METRICS, PER_OBJECT, Exposition
-from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts
+from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts, StorageFacts
 from penstock_broker.meters import Meters
 from penstock_protocol.errors import QueueFull
 from penstock_protocol.messages.queues import Enqueue
@@ -51,9 +51,9 @@ def node(queues: list[QueueFacts]) -> NodeFacts:
         connections=3,
         sessions=2,
         payload_bytes=1000,
-        disk_written_bytes=4096,
-        journal_bytes=1 << 20,
-        disk_free_bytes=1 << 30,
+        storage=StorageFacts(
+            4096, 1 << 20, 1 << 30, 2, {"alive": 700, "dead": 300}, {"archived": 900, "evacuated": 100}, 1
+        ),
         disk_full=False,
         recovery_seconds=0.25,
         boot=1,

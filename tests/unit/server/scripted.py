@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock_broker.clock import Now
-from penstock_broker.facts import NodeFacts
+from penstock_broker.facts import NodeFacts, StorageFacts
 from penstock_broker.outputs import Output
 from penstock_broker.session import Connection
 from penstock_broker.storage.files import Job
@@ -22,9 +22,7 @@ FACTS = NodeFacts(
     connections=0,
     sessions=0,
     payload_bytes=0,
-    disk_written_bytes=0,
-    journal_bytes=0,
-    disk_free_bytes=0,
+    storage=StorageFacts(0, 0, 0, 0, {}, {}, 0),
     disk_full=False,
     recovery_seconds=0.0,
     boot=1,
