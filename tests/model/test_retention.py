@@ -132,6 +132,7 @@ def test_what_went_stays_away_after_a_restart(checkpoint: bool, end: str) -> Non
     node.produce(b"a")
     node.produce(b"b", after=HOUR_MS + 1)
     node.wait(0)
+    node.alter(retention=None)  # so that nothing else takes it away
     if checkpoint:
         node.core.engine.checkpoint_now()
         node.settle()

@@ -13,10 +13,8 @@ SEGMENTS = "tests/unit/storage/test_segments.py::test_"
 MOVES = "tests/unit/storage/test_moves.py::test_"
 MISPLACED = "tests/unit/storage/test_misplaced.py::test_"
 FAULTS = "tests/unit/storage/test_faults.py::test_"
-POINTS = "tests/unit/storage/test_crash_points.py::test_crash_"
 ROT = "tests/unit/storage/test_rot.py::test_"
 CHECKPOINTS = "tests/unit/storage/test_checkpoints.py::test_"
-REVIEW = "tests/model/test_review_findings.py::test_"
 FOUND = "tests/model/test_simulator_findings.py::test_"
 KEPT = "tests/model/test_retention.py::test_"
 PLACES = "tests/unit/storage/test_retention.py::test_"
@@ -65,7 +63,7 @@ MUTANTS = (
         "            self._run, self._writing, self._left = None, run, len(run.copies)\n",
         "            self._run, self._writing, self._left = None, run, len(run.copies)\n"
         "            self._record(run, self._host.journal.time)\n",
-        POINTS + "before_a_move_is_recorded_leaves_a_segment_that_counts_for_nothing",
+        MOVES + "nothing_says_that_a_message_was_moved_before_its_copy_is_done",
     ),
     Mutant(
         "failed run recorded",
@@ -150,14 +148,14 @@ MUTANTS = (
         ARCHIVER,
         "        if self.quiet or self._owners.corrupt:\n            return\n        run =",
         "        if self.quiet:\n            return\n        run =",
-        REVIEW + "queue_whose_snapshots_are_damaged_stays_corrupt_and_keeps_its_bytes",
+        MOVES + "segment_that_a_queue_may_need_whose_snapshots_are_damaged_stays",
     ),
     Mutant(
         "evacuated into the segment that is left",
         ARCHIVE,
         "    if number not in (None, leave) and",
         "    if number is not None and",
-        SEGMENTS + "message_that_is_stuck_pins_no_segment",
+        MOVES + "open_segment_is_evacuated_into_another",
     ),
     Mutant(
         "batch with one settled message left behind by an evacuation",
@@ -251,7 +249,7 @@ MUTANTS = (
         RETENTION,
         "        if place.until >= before:\n",
         "        if place.since >= before:\n",
-        KEPT + "age_counts_for_old_data_too_and_to_the_last_record",
+        PLACES + "place_with_something_young_enough_stays_whole",
     ),
     Mutant(
         "topic cut below its size limit",

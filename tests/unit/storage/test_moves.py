@@ -88,6 +88,18 @@ def test_segment_is_written_when_it_is_durable_that_it_was_begun() -> None:
     assert 1 in Bench(node.files.crash(), node.clock).core.registry.node.segments
 
 
+def test_nothing_says_that_a_message_was_moved_before_its_copy_is_done() -> None:
+    node = Moving()
+    node.enqueue(node.peer, "jobs", b"1")
+    node.filled().clock.advance(ARCHIVED_AFTER_MS)
+    node.until(writes_segment)
+    node.second()
+    assert node.queue("jobs").log.young_position is not None
+    life = Moving(node.files.crash())
+    life.peer = life.connect()
+    assert life.bodies() == [b"1"]
+
+
 def test_segment_that_a_run_is_writing_stays() -> None:
     node = Moving()
     node.enqueue(node.peer, "jobs", b"1")
@@ -166,6 +178,39 @@ def test_batch_of_which_one_message_is_left_is_evacuated() -> None:
     assert before - node.segments
     assert node.core.engine.archiver.bytes_moved[archive.Kind.MOVED]
     assert node.bodies() == [b"009" * 50, b"another"]
+
+
+def test_open_segment_is_evacuated_into_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evacuation, "SEGMENT_BYTES_MIN", 1)
+    node = Moving()
+    for number in range(5):
+        node.enqueue(node.peer, "jobs", b"%d" % number * 1_000)
+    node.archived()
+    held = node.receive(node.peer, "jobs", 4)
+    node.ack(node.peer, "jobs", *[each.range for each in held])
+    before = node.segments
+    for _ in range(4):
+        node.clock.advance(archiver.EVACUATE_EVERY_MS)
+        node.settle()
+    assert not before & node.segments
+    assert node.bodies() == [b"4" * 1_000]
+
+
+def test_segment_that_a_queue_may_need_whose_snapshots_are_damaged_stays() -> None:
+    node = Moving()
+    node.enqueue(node.peer, "jobs", b"1")
+    node.archived()
+    for _ in range(2):
+        node.core.engine.checkpoint_now()
+        node.settle()
+    disk = node.files.disk.crashed()
+    for slot in Bench(MemoryFiles(disk.crashed()), node.clock).core.report.slots:
+        disk.flip(slot.name, slot.rows[node.queue("jobs").uuid].at, 0x41)
+    life = Moving(MemoryFiles(disk))
+    assert life.core.registry.corrupt == {node.queue("jobs").uuid}
+    for _ in range(3):
+        life.second()
+    assert life.segments == node.segments != set()
 
 
 @pytest.mark.usefixtures("small_segments")
