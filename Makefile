@@ -7,9 +7,11 @@ DATA   ?= ./data
 SEED   ?= 1
 OPS    ?= 2000
 CYCLES ?= 500
+SCENARIO ?=
+PEERS  ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: sim-one help serve test check format lint types house unit sim integration crash kill wheel demo bench micro clean
+.PHONY: sim-one help serve test check format lint types house unit sim integration crash kill wheel demo bench compare profile micro clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,7 +26,15 @@ $(VENV)/.server: $(VENV)/.base pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[server]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.server
+$(VENV)/.loadtest: $(VENV)/.server
+	$(BIN)/python -m pip install --quiet --editable '.[loadtest]'
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.loadtest
+	$(BIN)/python -m pip install --quiet --editable '.[peers]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.peers
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
@@ -72,16 +82,22 @@ wheel: $(VENV)/.dev  ## build the wheel, and run the integration tests against i
 	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
 	$(PYTHON) -m venv $(VENV)-wheel
 	$(VENV)-wheel/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(VENV)-wheel/bin/python -m pip install --quiet --group dev "$$(ls dist/*.whl)[server]"
+	$(VENV)-wheel/bin/python -m pip install --quiet --group dev "$$(ls dist/*.whl)[loadtest]"
 	cd tests && ../$(VENV)-wheel/bin/pytest -q -n 2 -o pythonpath=.. -p no:cacheprovider integration
 
 demo: $(VENV)/.server  ## real text through a topic and a queue, with a worker killed and the broker, too
 	$(BIN)/python -m penstock_loadtest.demo $(FILES)
 
-bench: $(VENV)/.server  ## the figures of the README, with ratios
-	$(BIN)/python -m penstock_loadtest.bench
+bench: $(VENV)/.loadtest  ## put it under load: make bench SCENARIO="queue topic", all that are short without
+	$(BIN)/penstock loadtest $(SCENARIO)
 
-micro: $(VENV)/.server  ## micro-benchmarks of the hot rooms
+compare: $(VENV)/.peers  ## beside other brokers: make compare SCENARIO=queue PEERS=redis-always,nats
+	$(BIN)/penstock loadtest compare --peers $(PEERS) $(or $(SCENARIO),queue)
+
+profile: $(VENV)/.dev  ## flame graphs of broker and clients: make profile SCENARIO=queue
+	$(BIN)/penstock loadtest $(or $(SCENARIO),queue) --profile bench-results/profile
+
+micro: $(VENV)/.loadtest  ## micro-benchmarks of the hot rooms, beside those of earlier commits
 	$(BIN)/python -m penstock_loadtest.micro
 
 clean:  ## remove what was made, but no data

@@ -77,7 +77,7 @@ class Caller(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._send()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
             self.done.set_exception(ConnectionError("the echo went away"))
 

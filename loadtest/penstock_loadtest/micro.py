@@ -1,11 +1,12 @@
-"""Micro-benchmarks of the rooms where speed was preferred to grace: codec, batch, states, leases, journal.
+"""Micro-benchmarks of the rooms where speed was preferred to grace: codec, batch, settlement, journal.
 
-`python -m penstock_loadtest.micro` prints µs per call, the best of five rounds. Compare two versions in one
-session only: these are times of this machine at this moment.
+`make micro` or `python -m penstock_loadtest.micro [--no-keep] [WORD …]` prints µs per call, the best of five
+rounds, and keeps them with the commit in `bench-results/micro.jsonl`, so that a slow-down is seen: each is
+shown beside the median of the latest commits before on the same machine. What looks slower is measured once
+more before it is said; these are still times of this machine at this moment.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Callable
 from random import Random
 from time import perf_counter
@@ -14,12 +15,13 @@ from penstock_broker.queues.leases import Lease, Leases
 from penstock_broker.queues.states import Event, States
 from penstock_broker.storage.entries import At, Body, Kind, Part
 from penstock_broker.storage.journal import Journal, JournalSettings
-from penstock_broker.storage.log import Log
+from penstock_broker.storage.log import Log, Use
+from penstock_loadtest.micro_history import History
 from penstock_protocol.batch import BatchBuilder, BatchView, cut
 from penstock_protocol.link import Link, Role
 from penstock_protocol.messages.queues import Enqueue
 from penstock_protocol.messages.session import MAGIC, Hello
-from penstock_protocol.slices import Slice, encode_slice
+from penstock_protocol.slices import Range, Slice, decode_ranges, encode_ranges, encode_slice
 
 ROUNDS = 5
 BODIES = [b"z" * 1024] * 100
@@ -88,7 +90,7 @@ def _journal() -> Callable[[], object]:
 
 
 def _log() -> Callable[[], object]:
-    log = Log(UUID, Counter())
+    log = Log(UUID, Use())
     part = Part(UUID, Kind.APPEND, 0, 100, 0, b"", 0)
 
     def append_and_find() -> None:
@@ -103,6 +105,11 @@ def _encode_slice() -> object:
     return encode_slice(Slice(1, 2, 3, 4, UUID, 30_000, 0, 100, 1, 1, 0, len(BATCH)), VIEW.crc)
 
 
+def _ranges() -> object:
+    ranges = encode_ranges([Range(token, token * 100, 0, 100) for token in range(10)])
+    return decode_ranges(memoryview(ranges))
+
+
 BENCHMARKS: dict[str, Callable[[], object]] = {
     "frame: decode one of 100 KiB": _link(),
     "batch: encode 100 of 1 KiB": _batch,
@@ -110,8 +117,9 @@ BENCHMARKS: dict[str, Callable[[], object]] = {
     "batch: what a broker checks": lambda: VIEW.check(1 << 20),
     "batch: cut 10 of 100": lambda: cut(VIEW, 40, 10),
     "slices: encode one": _encode_slice,
-    "states: hand out and settle 100 in order": _states(),
-    "leases: lease and settle 100": _leases(),
+    "settlement: ten ranges there and back": _ranges,
+    "settlement: states, hand out and settle 100 in order": _states(),
+    "settlement: leases, lease and settle 100": _leases(),
     "journal: append 100 KiB (reserve twice, copy once)": _journal(),
     "log: append, find, trim": _log(),
 }
@@ -139,9 +147,18 @@ def measure(call: Callable[[], object], seconds: float) -> float:
 
 def main() -> int:
     """Run those whose name contains an argument, all without one."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    history, kept = History(), {}
     for name, call in BENCHMARKS.items():
-        if not sys.argv[1:] or any(word in name for word in sys.argv[1:]):
-            print(f"{measure(call, 0.2):10.2f} µs  {name}", flush=True)
+        if words and not any(word in name for word in words):
+            continue
+        best = measure(call, 0.2)
+        if history.is_slower(name, best):
+            best = min(best, measure(call, 0.4))
+        kept[name] = best
+        print(f"{best:10.2f} µs  {name:52}{history.beside(name, best)}".rstrip(), flush=True)
+    if "--no-keep" not in sys.argv:
+        history.keep(kept)
     return 0
 
 

@@ -45,10 +45,10 @@ class Maker:
     def __init__(self, run: int, size: int, batch: int) -> None:
         self._run = run
         self._run_mark = run * RUN_FACTOR & WORD
-        self._size = size
         self._filler = os.urandom(size - SIZE_MIN)
         one = HEAD.pack(run, 0, 0, 0, 0) + self._filler + TAIL.pack(0)
         self._bodies = np.frombuffer(bytearray(one * batch), layout(size))
+        self._whole = self._bodies.view(f"V{size}")
         self._counted = np.arange(batch, dtype=np.uint64)
 
     def make(self, lane: int, first: int, count: int, stamp: int) -> list[bytes]:
@@ -66,8 +66,8 @@ class Maker:
         marks = sequences * np.uint64(SEQUENCE_FACTOR) ^ same
         bodies["lane"], bodies["sequence"], bodies["stamp"] = lane, sequences, stamp
         bodies["mark"] = bodies["tail"] = marks
-        data, size = bodies.tobytes(), self._size
-        return [data[at : at + size] for at in range(0, count * size, size)]
+        made: list[bytes] = self._whole[:count].tolist()
+        return made
 
 
 class Read(NamedTuple):

@@ -26,6 +26,15 @@ PARTITIONS = 8
 CONSUME = 500
 POLL_SECONDS = 0.1
 CALL_SECONDS_MAX = 60.0
+FLUSH_SECONDS_MAX = 5.0
+PRODUCER: dict[str, str | int | float | bool] = {
+    "acks": "all",
+    "enable.idempotence": True,
+    "batch.size": 1 << 20,
+    "message.max.bytes": 8 << 20,
+    "queue.buffering.max.messages": 1_000_000,
+    "queue.buffering.max.kbytes": 1 << 20,
+}
 CLUSTER = "cGVuc3RvY2stbG9hZHRlcw"
 
 
@@ -78,13 +87,11 @@ class Topics(Adapter):
         self._servers: dict[str, str | int | float | bool] = {
             "bootstrap.servers": f"{address.hostname}:{address.port}"
         }
-        self._producer: Any = None
+        self._sender: Sender | None = None
 
     async def close(self) -> None:
-        if self._producer is not None:
-            self._closing.set()
-            await asyncio.to_thread(self._producer.flush, 5)
-            self._poller.join()
+        if self._sender is not None:
+            await asyncio.to_thread(self._sender.close)
 
     async def create(self) -> None:
         partitions = PARTITIONS if self.flow.lanes > 1 else 1
@@ -99,47 +106,12 @@ class Topics(Adapter):
 
     # Publish
 
-    def _open_producer(self) -> None:
-        alone = self.flow.in_flight == 1 or self.flow.rate is not None
-        self._loop = asyncio.get_running_loop()
-        self._producer = Producer(
-            {
-                **self._servers,
-                "acks": "all",
-                "enable.idempotence": True,
-                "linger.ms": 0 if alone and self.flow.batch == 1 else 5,
-                "batch.size": 1 << 20,
-                "message.max.bytes": 8 << 20,
-                "queue.buffering.max.messages": 1_000_000,
-                "queue.buffering.max.kbytes": 1 << 20,
-            }
-        )
-        self._closing = threading.Event()
-        # Confirms are handed over by poll(), which waits without the interpreter's lock.
-        self._poller = threading.Thread(target=self._poll, daemon=True)
-        self._poller.start()
-
-    def _poll(self) -> None:
-        while not self._closing.is_set():
-            self._producer.poll(POLL_SECONDS)
-
     async def publish(self, lane: int, bodies: list[bytes]) -> None:
-        if self._producer is None:
-            self._open_producer()
+        if self._sender is None:
+            alone = self.flow.batch == 1 and (self.flow.in_flight == 1 or self.flow.rate is not None)
+            self._sender = Sender({**self._servers, "linger.ms": 0 if alone else 5})
         key = f"key-{lane}" if self.flow.lanes > 1 else None
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        confirmed = partial(self._confirmed, [len(bodies)], done)
-        for body in bodies:
-            self._producer.produce(self.name, body, key, on_delivery=confirmed)
-        await done
-
-    def _confirmed(self, left: list[int], done: "asyncio.Future[None]", error: Any, _: Any) -> None:
-        """In the poller's thread."""
-        left[0] -= 1
-        if error is not None:
-            self._loop.call_soon_threadsafe(_settle, done, KafkaException(error))
-        elif not left[0]:
-            self._loop.call_soon_threadsafe(_settle, done, None)
+        await self._sender.produce(self.name, key, bodies)
 
     # Consume
 
@@ -165,10 +137,45 @@ class Topics(Adapter):
             consumer.close()
 
 
-def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:
+class Sender:
+    """A producer. Its confirms are handed over by a thread that waits in librdkafka, outside the GIL."""
+
+    def __init__(self, settings: dict[str, str | int | float | bool]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._producer = Producer({**PRODUCER, **settings})
+        self._closing = threading.Event()
+        self._poller = threading.Thread(target=self._poll, daemon=True)
+        self._poller.start()
+
+    def close(self) -> None:
+        """Wait for what is under way, for a while."""
+        self._producer.flush(FLUSH_SECONDS_MAX)
+        self._closing.set()
+        self._poller.join()
+
+    async def produce(self, topic: str, key: str | None, bodies: list[bytes]) -> None:
+        """Produce and return when all of them are confirmed."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        confirmed = partial(self._confirmed, [len(bodies)], done)
+        for body in bodies:
+            self._producer.produce(topic, body, key, on_delivery=confirmed)
+        await done
+
+    def _poll(self) -> None:
+        while not self._closing.is_set():
+            self._producer.poll(POLL_SECONDS)
+
+    def _confirmed(self, left: list[int], done: "asyncio.Future[None]", error: Any, _: Any) -> None:
+        """In the poller's thread."""
+        left[0] -= 1
+        if error is not None or not left[0]:
+            self._loop.call_soon_threadsafe(_settle, done, error)
+
+
+def _settle(done: "asyncio.Future[None]", error: Any) -> None:
     if done.done():
         return
     if error is None:
         done.set_result(None)
     else:
-        done.set_exception(error)
+        done.set_exception(KafkaException(error))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.spec import Basic
 
 from penstock_loadtest.adapter import Adapter, Arrived
 from penstock_loadtest.broker import free_port
@@ -161,7 +162,7 @@ class Classic(Adapter):
 
     def _confirmed(self, frame: Any) -> None:
         method = frame.method
-        positive = isinstance(method, pika.spec.Basic.Ack)
+        positive = isinstance(method, Basic.Ack)
         tags = range(self._oldest, method.delivery_tag + 1) if method.multiple else (method.delivery_tag,)
         for tag in tags:
             call = self._unconfirmed.pop(tag, None)

@@ -29,11 +29,11 @@ def run(
     milliseconds: float = 2.0,
     scenario: str = "queue",
     readers: int = 1,
-    **account: int,
+    account: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """One run of one flow."""
     nothing = dict.fromkeys(("failed", "lost", "duplicates", "misordered", "corrupt", "phantom"), 0)
-    counts = {"sent": 1_000, "received": 1_000, **nothing, **account}
+    counts = {"sent": 1_000, "received": 1_000, **nothing, **(account or {})}
     received = {**measured(rate, milliseconds), "account": counts}
     used = {"user_us": 1.5, "system_us": 0.5, "rss_anon": 50 << 20, "descriptors": 40}
     samples = [

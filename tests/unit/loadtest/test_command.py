@@ -63,7 +63,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         asked.append(system.name)
         if system.name == "nats":
             raise command._Skipped("nats-server is not installed")
-        return run(system.name, rate=100_000.0, lost=int(system.name == "kafka"))
+        return run(system.name, rate=100_000.0, account={"lost": int(system.name == "kafka")})
 
     monkeypatch.setattr(command, "_run", pretend)
     monkeypatch.chdir(tmp_path)

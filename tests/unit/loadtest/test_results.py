@@ -61,7 +61,7 @@ def test_peer_that_received_nothing_has_no_ratio() -> None:
     ids=str,
 )
 def test_verdict_names_what_is_wrong(account: dict[str, int], clean: bool, said: str) -> None:
-    found = run(**account)
+    found = run(account=account)
     assert results.is_clean(found) == clean
     assert tables.verdict(found["flows"][0]["received"][0]["account"]) == said
     assert said in tables.results_table(document(found))
@@ -98,5 +98,5 @@ def test_page_needs_nothing_but_itself() -> None:
 
 
 def test_page_says_that_something_is_missing() -> None:
-    assert "Messages are missing or wrong" in page(document(run(lost=1)))
+    assert "Messages are missing or wrong" in page(document(run(account={"lost": 1})))
     assert "Messages are missing or wrong" not in page(document(run()))

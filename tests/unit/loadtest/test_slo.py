@@ -38,7 +38,7 @@ def test_missed_demand_says_by_how_much(text: str, value: str) -> None:
 
 
 def test_every_reader_has_to_meet_it() -> None:
-    assert len(slo.missed(slo.parse("lost<1"), run(readers=3, lost=2))) == 3
+    assert len(slo.missed(slo.parse("lost<1"), run(readers=3, account={"lost": 2}))) == 3
 
 
 def test_what_was_not_measured_is_not_met() -> None:
