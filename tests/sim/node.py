@@ -18,7 +18,7 @@ from tests.sim import faults, invariants
 from penstock_broker.core import Core
 from penstock_broker.outputs import Close, Send
 from penstock_broker.session import Connection
-from penstock_broker.storage.files import Job, Prepare, StorageError, StorageFailed, Write
+from penstock_broker.storage.files import Copy, Job, Prepare, StorageError, StorageFailed, Write
 from penstock_protocol import verbs
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ class Node:
     def _begin(self, job: Job) -> None:
         self._world.say("job", type(job).__name__, job.name)
         self._world.met("file recycled", when=isinstance(job, Prepare) and job.recycle is not None)
-        self._world.met("archive run", when=job.name.startswith("segment-") and len(job) == 2)
+        self._world.met("archive run", when=isinstance(job, Copy) and job.name.startswith("segment-"))
         self._jobs.append(job)
         self._later(self._step, job, self.files.steps(job))
 
