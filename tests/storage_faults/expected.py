@@ -124,6 +124,11 @@ class History:
         return self._states[-1]
 
     @property
+    def every(self) -> list[State]:
+        """All states since the last restart, oldest first."""
+        return list(self._states)
+
+    @property
     def allowed(self) -> list[State]:
         """What a crash now may leave, newest first."""
         return self._states[self._confirmed :][::-1]

@@ -78,8 +78,18 @@ class Life:
 
     def idle(self) -> None:
         """Let everything happen that is to happen now."""
+        self.run_until(lambda: not self._busy)
+
+    @property
+    def _busy(self) -> bool:
+        """Something is under way, or due."""
         engine = self.core.engine
-        self.run_until(lambda: not self._jobs and engine.journal.idle and not engine.checkpointing)
+        return bool(self._jobs) or not engine.journal.idle or engine.checkpointing or self._due
+
+    @property
+    def _due(self) -> bool:
+        deadline = self.core.deadline
+        return deadline is not None and deadline <= self.clock.now().mono
 
     def run_until(self, done: Callable[[], bool]) -> None:
         """Turns and steps until `done`; time passes where nothing else can bring it about."""
@@ -92,7 +102,7 @@ class Life:
                 self._step()
             elif self._frozen:
                 self.thaw()
-            else:
+            elif not self._due:
                 assert seconds_left, "the broker cannot go on"
                 seconds_left -= 1
                 self.clock.advance(1_000)

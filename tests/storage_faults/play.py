@@ -133,10 +133,10 @@ class Play:
                 if not refused:
                     self.history.refused(number)
                 refused.append(bodies)
-                _check(not self.calm or isinstance(message, Busy | SequenceGap), f"refused: {message!r}")
+                check(not self.calm or isinstance(message, Busy | SequenceGap), f"refused: {message!r}")
             else:
                 self.history.confirmed(number)
-                _check((message.first, message.duplicate) == (first, False), f"{message} instead of {first}")
+                check((message.first, message.duplicate) == (first, False), f"{message} instead of {first}")
 
         for bodies in batches:
             after = self.history.last.copy()
@@ -215,7 +215,7 @@ class Play:
         """Lease messages: what settles them, and their offsets. Each is as the history has it."""
         (reply,) = self.life.ask(q.Receive(name, messages, 0, lease_ms))
         if isinstance(reply, Refused):
-            _check(not self.calm, f"receive: {reply!r}")
+            check(not self.calm, f"receive: {reply!r}")
             return [], []
         ranges, offsets = [], []
         wanted = self.history.last.queues[name].messages
@@ -224,10 +224,10 @@ class Play:
             for offset, body in enumerate(bodies, stamps.first):
                 offsets.append(offset)
                 known = wanted.get(offset)
-                _check(
+                check(
                     known == (body, stamps.attempt), f"{name} delivers {offset}: {body[:20]!r}, has {known}"
                 )
-        _check(not self.calm or len(offsets) == messages, f"{name} gives {offsets}, asked for {messages}")
+        check(not self.calm or len(offsets) == messages, f"{name} gives {offsets}, asked for {messages}")
         return ranges, offsets
 
     # ---- Offsets
@@ -252,9 +252,13 @@ class Play:
         self.life.idle()
 
     def do_stop(self) -> None:
+        self.end()
+        self.restart(self.disk)
+
+    def end(self) -> None:
+        """The life ends in order."""
         self.life.core.stop(self.clock.now())
         self.life.run_until(lambda: self.life.core.stopped)
-        self.restart(self.disk)
 
     def do_kill(self, steps: str, *operation: str) -> None:
         self._interrupted(int(steps), operation)
@@ -309,7 +313,7 @@ class Play:
 
         def reply(message: object) -> None:
             if isinstance(message, Refused):
-                _check(not self.calm, f"{type(request).__name__} is refused: {message!r}")
+                check(not self.calm, f"{type(request).__name__} is refused: {message!r}")
                 self.history.refused(number)
             elif certain:
                 self.history.confirmed(number)
@@ -327,7 +331,8 @@ def judged(life: Life, allowed: list[State]) -> State:
     return state
 
 
-def _check(holds: bool, otherwise: str) -> None:
+def check(holds: bool, otherwise: str) -> None:
+    """Raises `Violation` saying `otherwise`."""
     if not holds:
         raise Violation(otherwise)
 

@@ -1,0 +1,82 @@
+"""Whatever rots, in any file: it is said, or it makes no difference; no wrong byte is shown.
+
+All mutants by hand: make rot
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.storage_faults.bounds import small
+from tests.storage_faults.crash_states import Tally
+from tests.storage_faults.rot import Directory, directories, run
+
+from penstock_broker.storage import blocks, checkpoint, entries, reads, segment
+
+SHARE = 0.06
+MUTANTS_MIN = 10_000
+SEED = 1
+
+
+@pytest.fixture(autouse=True)
+def _bounds() -> Iterator[None]:
+    with small():
+        yield
+
+
+def directory(name: str) -> Directory:
+    return next(each for each in directories() if each.name == name)
+
+
+@pytest.mark.parametrize("name", ["killed", "stopped"])
+def test_every_damage_is_said_or_makes_no_difference(name: str) -> None:
+    tally = Tally()
+    run(directory(name), SEED, tally, SHARE)
+    print(dict(tally.counts))
+    assert tally.violations == []
+    assert tally.counts["mutants"] >= MUTANTS_MIN
+    assert {"refused", "corrupt", "no effect"} <= set(tally.counts)
+    lost = {"end cut", "last block vanished"} & set(tally.counts)
+    assert bool(lost) == (name == "killed"), "a journal that was closed in order has no open end"
+
+
+# ---- What must be noticed
+
+
+def nothing_is_checked_in(module: Any) -> Callable[[pytest.MonkeyPatch], None]:
+    """Whatever a module compares with a checksum, fits."""
+
+    class Fits(int):
+        def __eq__(self, _: object) -> bool:
+            return True
+
+        def __ne__(self, _: object) -> bool:
+            return False
+
+        __hash__ = int.__hash__
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = module.crc32
+        monkeypatch.setattr(module, "crc32", lambda *args: Fits(whole(*args)))
+
+    return patch
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        (blocks, "journal"),
+        (checkpoint, "checkpoint"),
+        (entries, "journal"),
+        (reads, "segment"),
+        (segment, "segment"),
+    ],
+)
+def test_broker_that_checks_nothing_is_noticed(
+    module: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = directory("killed")
+    nothing_is_checked_in(module)(monkeypatch)
+    tally = Tally()
+    run(sound, SEED, tally, SHARE, kind=kind, violations_max=1)
+    assert tally.violations
