@@ -111,7 +111,7 @@ class Core:
         self._held: set[Connection] = set()
         """Whose they are: what comes behind waits, too, for deliveries keep their order."""
         for queue in self.registry.queues.values():
-            self.deliveries.arm(queue, now)
+            self.deliveries.arm(queue, self._now)
         self._alarms.set(SPACE_ALARM, now.mono)
         self._retention = Retention(self.registry, self.engine)
         self._alarms.set(RETENTION_ALARM, now.mono)
