@@ -1,7 +1,8 @@
 """One scenario on one system: starts the crew, leads it through warm-up and measurement, settles the account.
 
-    ready → (consumers begin) → warm-up, until all of it was read → measurement → (consumers begin, if they
-    come after) → until all of it was read → everybody tells what was sent and seen → account
+    ready → consumers begin → warm-up, until all of it was read → measurement, until all of it was read
+    ready → warm-up → measurement → consumers begin → until everything was read      (drain="after")
+    → everybody tells what was sent and seen → account
 
 With `idle` connections the measurement is done twice, without and then with them.
 """
@@ -106,8 +107,9 @@ class FlowCrew:
         """Messages confirmed, then messages that reader 0, 1, … has."""
         return [_sum(self.producers), *map(_sum, self.readers)]
 
-    async def phase(self, messages: int, seconds: float | None) -> list[dict[str, Any]]:
-        """Publish that many messages, and wait until every reader has all that was confirmed."""
+    async def phase(self, messages: int, seconds: float | None, *, last: bool) -> list[dict[str, Any]]:
+        """Publish that many messages, and wait until every reader has all that was confirmed so far; readers
+        that drain afterwards begin in the last phase."""
         for consumer in self.consumers():
             consumer.tell("measure")
         await all_heard(self.consumers(), "measuring")
@@ -118,6 +120,8 @@ class FlowCrew:
             )
         published = await all_heard(self.producers, "published")
         self._confirmed += sum(each["messages"] for each in published)
+        if self.flow.drain == "after" and not last:
+            return published
         self._begin()
         await self._watch.until(lambda: min(self.progress()[1:]) >= self._confirmed, QUIET_SECONDS)
         return published
@@ -223,11 +227,11 @@ class Run:
     async def _measured(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         sampling = asyncio.ensure_future(self._sample())
         try:
-            await self._phase(lambda flow: flow.warm_up, self._seconds)
+            await self._warm_up()
             idle = await self._beside_idle() if self._scenario.idle else None
             before, crew_before = self._usage(), self._crew_usage()
             with self._profiled():
-                published = await self._phase(lambda flow: flow.messages, self._seconds)
+                published = await self._measurement()
             after, crew_after = self._usage(), self._crew_usage()
         finally:
             sampling.cancel()
@@ -241,17 +245,18 @@ class Run:
             "idle": idle,
         }
 
-    async def _phase(
-        self, messages: Callable[[Flow], int], seconds: float | None
-    ) -> list[list[dict[str, Any]]]:
-        """One phase of all flows at the same time, of those that have messages in it."""
+    async def _warm_up(self) -> None:
+        crews = [crew for crew in self.crews if crew.flow.warm_up]
+        await asyncio.gather(*(crew.phase(crew.flow.warm_up, self._seconds, last=False) for crew in crews))
+
+    async def _measurement(self) -> list[list[dict[str, Any]]]:
         return await asyncio.gather(
-            *(crew.phase(messages(crew.flow), seconds) for crew in self.crews if messages(crew.flow))
+            *(crew.phase(crew.flow.messages, self._seconds, last=True) for crew in self.crews)
         )
 
     async def _beside_idle(self) -> dict[str, Any]:
         """Measure without idle connections, then open them; what they cost."""
-        alone = await self._phase(lambda flow: flow.messages, self._seconds)
+        alone = await self._measurement()
         before, left, began = self._usage(), self._scenario.idle, time.monotonic()
         while left > 0:
             job = {

@@ -38,7 +38,7 @@ class Flow(NamedTuple):
     pauses_us: tuple[int, ...] = ()
     """What reader 0, 1, … takes over each message, on purpose."""
     drain: Literal["with", "after"] = "with"
-    """Whether consumers run with the producers, or begin when these are done."""
+    """Whether consumers run with the producers, or begin when these are done with everything."""
     messages: int = 2_000_000
     """To measure, of all producers."""
     warm_up: int = 500_000
@@ -63,11 +63,11 @@ class Scenario(NamedTuple):
 
 
 TOPIC = Flow("topic", "topic")
-ALONE = Flow(batch=1, in_flight=1, messages=10_000, warm_up=1_000)
+ALONE = Flow(batch=1, in_flight=1, drain="after", messages=10_000, warm_up=1_000)
 PACED = Flow(batch=1, rate=1_000, messages=20_000, warm_up=2_000)
 AWAITED = Flow(batch=1, in_flight=1_000, style="handler", messages=600_000, warm_up=100_000)
 IN_TURN = AWAITED._replace(lanes=1_000, style="batches", messages=300_000)
-BACKLOG = Flow(size=100, batch=1_000, drain="after", messages=20_000_000, warm_up=0)
+BACKLOG = Flow(size=100, batch=1_000, drain="after", messages=20_000_000, warm_up=200_000)
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
@@ -85,7 +85,7 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "topic-produce",
             "1 KiB in hundreds into a topic; fetched when all is in",
-            (TOPIC._replace(drain="after", warm_up=0, messages=1_000_000),),
+            (TOPIC._replace(drain="after", messages=1_000_000),),
         ),
         Scenario("fan-out", "one topic, three groups read all of it", (TOPIC._replace(readers=3),)),
         Scenario(
@@ -123,7 +123,7 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "awaited-alone",
             "the same, consumed when all is in",
-            (AWAITED._replace(drain="after", warm_up=0),),
+            (AWAITED._replace(drain="after"),),
         ),
         Scenario("backlog", "20 million × 100 B in, then out", (BACKLOG,), long=True),
         Scenario(

@@ -4,7 +4,7 @@
 
 METRIC is p50 p90 p99 p99.9 p99.99 max (of the latency), rate (messages/s), or lost duplicates misordered
 corrupt phantom failed. A latency or rate alone is that of receive: from the publish to the consumer. Values
-are like 800us 5ms 1s, 100k 1.5M or plain. It must hold for every flow and reader of every run.
+are like 800us 5ms 1s, 100k 1.5M or plain. It must hold for every flow and reader of every run of Penstock.
 """
 
 import operator

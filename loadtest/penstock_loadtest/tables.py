@@ -15,6 +15,10 @@ HEAD = (
 )
 
 
+LONG_SECONDS = 300.0
+"""From then on it is worth a line how memory went."""
+
+
 def row(line: Line) -> list[str]:
     """The cells of a line under `HEAD`; a rate that was given is marked with =."""
     given = "=" if line.rate else ""
@@ -67,6 +71,8 @@ def run_notes(run: dict[str, Any]) -> list[str]:
             f"{run['scenario']}: confirm p50 {time_text(confirm)} is {confirm / (sync + echo):.2f} × bare:"
             f" fdatasync {time_text(sync)} + loopback echo {time_text(echo)}"
         )
+    if run["samples"] and run["samples"][-1]["at"] >= LONG_SECONDS and run["samples"][-1]["rss_anon"]:
+        notes.append(f"{run['scenario']}: {_growth(run['samples'])}")
     if run["idle"]:
         idle = run["idle"]
         each = idle["rss_anon_each"]
@@ -77,6 +83,18 @@ def run_notes(run: dict[str, Any]) -> list[str]:
             f" {time_text(idle['confirm_beside'].get('p99'))} with them"
         )
     return notes
+
+
+def _growth(samples: list[dict[str, Any]]) -> str:
+    """What became of memory and descriptors in the second half of a long run."""
+    half, last = samples[len(samples) // 2], samples[-1]
+    hours = (last["at"] - half["at"]) / 3600
+    grown = (last["rss_anon"] - half["rss_anon"]) / 2**20 / hours
+    return (
+        "in the second half RssAnon went from "
+        f"{half['rss_anon'] / 2**20:.1f} to {last['rss_anon'] / 2**20:.1f} MiB"
+        f" ({grown:+.1f} MiB/h), descriptors from {half['descriptors']} to {last['descriptors']}"
+    )
 
 
 class Ratio(NamedTuple):

@@ -71,7 +71,7 @@ def test_no_broker_is_one_line_and_exit_3(tmp_path: Path) -> None:
         SMALL._replace(kind="topic", lanes=5),
         SMALL._replace(lanes=5, messages=5_000),
         SMALL._replace(style="handler", batch=1, in_flight=50),
-        SMALL._replace(drain="after", warm_up=0),
+        SMALL._replace(drain="after"),
         SMALL._replace(rate=5_000.0),
     ],
     ids=[
@@ -92,7 +92,9 @@ async def test_flow_comes_through_whole(broker: BrokerProcess, flow: Flow) -> No
     assert made["durability"] == "fsync"
     assert made["published"]["messages"] == flow.messages
     for received in made["received"]:
-        assert received["messages"] == flow.messages
+        drained = flow.warm_up if flow.drain == "after" else 0
+        assert received["messages"] == flow.messages + drained
+        assert received["account"]["sent"] == flow.messages + flow.warm_up
         assert received["account"]["duplicates"] == 0
 
 

@@ -73,6 +73,17 @@ def test_what_was_skipped_is_shown() -> None:
     assert "Skipped: kafka queue: no java" in page(made)
 
 
+def test_long_run_says_how_memory_went() -> None:
+    long = run()
+    long["samples"] = [
+        {"at": at * 60.0, "flows": [[0, 0]], "rss_anon": (50 + at) << 20, "descriptors": 40}
+        for at in range(61)
+    ]
+    assert "from 80.0 to 110.0 MiB (+60.0 MiB/h), descriptors from 40 to 40" in tables.results_table(
+        document(long)
+    )
+
+
 @pytest.mark.parametrize(
     ("microseconds", "text"),
     [
