@@ -7,6 +7,7 @@ and says nothing more: what was not confirmed is unknown, and the journal knows 
 """
 
 import asyncio
+import gc
 import json
 import resource
 import sys
@@ -41,6 +42,8 @@ SWITCH_SECONDS = 0.0005
 between two system calls; at Python's default of 5 ms a sync of 0.1 ms took up to 10."""
 SWEEP_SECONDS = 1.0
 FEEL_SECONDS = 0.1
+GC_THRESHOLDS = (50_000, 20, 100)
+"""A message makes no cycles; to look for some after every 700 allocations is a waste."""
 FAREWELL_SECONDS = 1.0
 """For the last replies of a clean stop to leave."""
 RECOVERY_EXTENSION = "EXTEND_TIMEOUT_USEC=600000000"
@@ -79,7 +82,7 @@ def serve(config: Config) -> int:
         web = _bind("--http-port", config.server.http_host, config.server.http_port)
         notifier.send(RECOVERY_EXTENSION)
         began = stopwatch()
-        core = Core(files, core_settings(config), Random(), clock.now())
+        core = _recovered(files, config, clock)
         core.recovery_seconds = stopwatch() - began
     except (CannotStart, StorageError, OSError) as error:
         _say_refused(error)
@@ -102,6 +105,19 @@ def serve(config: Config) -> int:
     return code
 
 
+def _recovered(files: OsFiles, config: Config, clock: Clock) -> Core:
+    """The core, brought back from its directory. What it is made of stays: the garbage collector need not
+    look at it while it is made (half the time of a start with many queues), nor ever again."""
+    gc.disable()
+    try:
+        core = Core(files, core_settings(config), Random(), clock.now())
+    finally:
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        gc.enable()
+    return core
+
+
 def _log_recovery(core: Core) -> None:
     """Say what the start found; a tail that was cut is a warning, with its place."""
     report = core.report
@@ -119,6 +135,7 @@ def core_settings(config: Config) -> CoreSettings:
         journal_budget_bytes=config.storage.journal_budget_bytes,
         journal_file_bytes_min=config.storage.journal_file_bytes_min,
         journal_file_bytes_max=config.storage.journal_file_bytes_max,
+        compaction_dirty_ratio=config.storage.compaction_dirty_ratio,
         session_grace_ms=config.server.session_grace_ms,
         message_bytes_max=config.limits.message_bytes,
         publish_pool_bytes=config.limits.publish_pool_bytes,
