@@ -98,7 +98,7 @@ def test_person_is_told_where_it_listens_where_data_is_and_what_to_type(start_br
     [
         (["--set", "server.prot=1"], "there is no setting 'server.prot'; the nearest is server.port"),
         (["--set", "limits.message_bytes=1TiB"], "must be a size"),
-        (["--durability", "interval:50ms"], "not available yet"),
+        (["--durability", "sometimes"], "must be fsync, interval:50ms (from 1ms to 60000ms) or os"),
         (["--config", "/nowhere.toml"], "cannot read /nowhere.toml"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0"),
     ],
