@@ -143,9 +143,10 @@ class Destination:
         self._made.add(name)
 
     def copy(self, source: Directory, name: str, size: int) -> None:
-        """The first `size` bytes of a file of the source, on stable storage."""
+        """The first `size` bytes of a file of the source, on stable storage, and zeros up to its length."""
         self._made.add(name)
         with _opened(name, os.O_RDONLY, source.fd) as old, _opened(name, NEW, self._fd) as new:
+            os.ftruncate(new, os.fstat(old).st_size)
             _copy(old, new, size)
 
     def part(self, name: str, size: int) -> None:
