@@ -23,6 +23,7 @@ from zlib import crc32
 from tests.fakes.clock import ManualClock
 from tests.fakes.disk import Call, Disk
 from tests.model.bench import batch
+from tests.storage_faults.bounds import small
 from tests.storage_faults.expected import QUEUE, State, difference
 from tests.storage_faults.life import PRODUCER_ID, Cut, Life
 from tests.storage_faults.observed import observed
@@ -115,7 +116,7 @@ class CrashStates:
         self.play.begin()
         self.play.run(script)
         self._crash()
-        self.play.look()
+        self.play.look(self.play.history.behind_kill)
 
     def _watched(self, disk: Disk) -> Disk:
         return Watched.of(disk, self._crash)
@@ -141,7 +142,9 @@ class CrashStates:
         cut_short = kind == "power cuts" and not self._random.randrange(CUT_SHORT_ONE_IN)
         again = image.crashed() if cut_short else None
         try:
-            state = recovered_twice(image, self.play)
+            history = self.play.history
+            allowed = history.behind_kill if kind == "kills" else history.behind_cut
+            state = recovered_twice(image, self.play, allowed)
             if again is not None:
                 self._cut_short(again, state)
         except Exception as why:
@@ -169,9 +172,9 @@ class CrashStates:
         _check_same(observed(life), state, "cut short while starting")
 
 
-def recovered_twice(disk: Disk, play: Play) -> State:
-    """What the history allows and is there, and again behind a power cut. Raises `Violation`."""
-    state = judged(life_on(disk, play), play.history.allowed)
+def recovered_twice(disk: Disk, play: Play, allowed: list[State]) -> State:
+    """What is allowed and there, and again behind a power cut. Raises `Violation`."""
+    state = judged(life_on(disk, play), allowed)
     life = life_on(disk.crashed(), play)
     _check_same(observed(life), state, "recovered again")
     check_repeats(life, state)
@@ -212,7 +215,8 @@ def run_script(name: str, seed: int, samples: Samples, tally: Tally) -> None:
     """All crash states of one script. What the script itself shows wrong is a violation, too."""
     states = CrashStates(name, seed, samples, tally)
     try:
-        states.run(SCRIPTS[name])
+        with small():
+            states.run(SCRIPTS[name])
     except Exception as why:
         tally.violations.append(f"{name} {seed}, {states.play.operation}: {type(why).__name__}: {why}")
 

@@ -9,6 +9,8 @@ body as it was sent. A naive model: dicts of bodies, copied at every change.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from penstock_broker.durability import FSYNC
+
 
 class Message(NamedTuple):
     """A message that is not settled. `attempt`: failures + 1."""
@@ -79,6 +81,8 @@ class State:
     offsets: dict[tuple[str, str, int], int] = field(default_factory=dict)
     """(group, topic, partition) → committed offset."""
     batches: dict[Place, list[Published]] = field(default_factory=dict, compare=False)
+    within: dict[str, int] = field(default_factory=dict, compare=False)
+    """ms that a sync of what concerns a queue or topic may wait, where that is not fsync."""
 
     def copy(self) -> "State":
         """One that can be changed on its own."""
@@ -93,6 +97,7 @@ class State:
             },
             dict(self.offsets),
             {place: list(batches) for place, batches in self.batches.items()},
+            dict(self.within),
         )
 
     def publish(self, place: Place, bodies: list[bytes]) -> int:
@@ -109,14 +114,19 @@ class State:
         self.topics.pop(name, None)
         self.offsets = {key: offset for key, offset in self.offsets.items() if key[1] != name}
         self.batches = {place: batches for place, batches in self.batches.items() if place[0] != name}
+        self.within.pop(name, None)
 
 
 class History:
-    """The changes asked for so far, as the states behind them."""
+    """The changes asked for so far, as the states behind them. A confirm in a weaker mode than fsync says
+    that a change outlives the process; that it outlives the machine, time says."""
 
     def __init__(self) -> None:
         self._states = [State()]
         self._confirmed = 0
+        self._durable = 0
+        self._due: list[tuple[int, int]] = []
+        """(number of a change, mono ms at which its sync begins at the latest)."""
 
     @property
     def last(self) -> State:
@@ -129,28 +139,47 @@ class History:
         return list(self._states)
 
     @property
-    def allowed(self) -> list[State]:
-        """What a crash now may leave, newest first."""
+    def behind_kill(self) -> list[State]:
+        """What may be there when the process dies now, newest first."""
         return self._states[self._confirmed :][::-1]
+
+    @property
+    def behind_cut(self) -> list[State]:
+        """What may be there when the machine dies now, newest first."""
+        return self._states[self._durable :][::-1]
 
     def asked(self, after: State) -> int:
         """A change is on its way; its number."""
         self._states.append(after)
         return len(self._states) - 1
 
-    def confirmed(self, number: int) -> None:
-        """The broker said that a change is durable, so all before it are."""
+    def confirmed(self, number: int, within: int = FSYNC, mono: int = 0) -> None:
+        """The broker said that a change is done, so all before it are; its sync may wait `within` ms."""
         self._confirmed = max(self._confirmed, number)
+        if within == FSYNC:
+            self._durable = max(self._durable, number)
+        else:
+            self._due.append((number, mono + within))
+
+    def quiet(self, mono: int) -> None:
+        """What was due by then is done."""
+        self._durable = max([self._durable, *(number for number, due in self._due if due <= mono)])
+        self._due = [(number, due) for number, due in self._due if due > mono]
 
     def refused(self, number: int) -> None:
         """The broker said that a change will never be; what was built on it neither."""
         assert number > self._confirmed, "a change was refused behind one that was confirmed on it"
         del self._states[number:]
 
+    def machine_died(self) -> None:
+        """From now on only what was durable is sure."""
+        self._confirmed = self._durable
+
     def restarted(self, found: State) -> None:
-        """A broker showed this: it has been seen, so it does not vanish."""
+        """A broker showed this after its start: it does not vanish."""
         self._states = [found]
-        self._confirmed = 0
+        self._confirmed = self._durable = 0
+        self._due = []
 
 
 def match(found: State, allowed: list[State]) -> State | None:

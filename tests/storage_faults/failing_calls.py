@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from random import Random
 
 from tests.fakes.disk import Call, Disk
+from tests.storage_faults.bounds import small
 from tests.storage_faults.crash_states import VIOLATIONS_MAX, Tally, Watched, recovered_twice
 from tests.storage_faults.play import Play
 from tests.storage_faults.scripts import SCRIPTS
@@ -63,19 +64,20 @@ class Failing:
         killed.drop_caches()
         images = [killed, disk.crashed(self._random), disk.crashed()]
         for image in [self._random.choice(images)] if self._quick else images:
-            recovered_twice(image, self.play)
-        self.play.restart(self.play.disk)
+            recovered_twice(image, self.play, self.play.history.behind_cut)
+        self.play.restart(self.play.disk, self.play.history.behind_cut)
         self.play.calm = True
         self.play.run(PROBE)
-        self.play.look()
+        self.play.look(self.play.history.behind_kill)
 
 
 def clean(name: str, seed: int) -> list[Call]:
     """The calls of the script when none fails."""
     play = Play(Disk(), f"{name} {seed}")
     calls = play.disk.calls
-    play.begin()
-    play.run(SCRIPTS[name])
+    with small():
+        play.begin()
+        play.run(SCRIPTS[name])
     return calls
 
 
@@ -93,7 +95,8 @@ def run_script(name: str, seed: int, tally: Tally, *, quick: bool = False) -> No
         failing = Failing(name, seed, fault, number, quick=quick)
         tally.counts[fault] += 1
         try:
-            failing.run()
+            with small():
+                failing.run()
         except Exception as why:
             where = f"{name} {seed}, {fault} at call {number}, {failing.play.operation}"
             tally.violations.append(f"{where}: {type(why).__name__}: {why}")

@@ -107,6 +107,11 @@ class Life:
                 seconds_left -= 1
                 self.clock.advance(1_000)
 
+    @property
+    def stalled(self) -> bool:
+        """Something stands still."""
+        return bool(self._frozen)
+
     def thaw(self) -> None:
         """What stalled goes on, a long while later."""
         if self._frozen:

@@ -1,6 +1,6 @@
 """Plays a script: asks a broker for one change after another, and keeps the history of what it said.
 
-    create QUEUE [max_messages]      topic TOPIC [partitions]     checkpoint      wait SECONDS
+    create QUEUE [max_messages mode] topic TOPIC [partitions mode] checkpoint     wait SECONDS
     alter QUEUE max_messages         enqueue QUEUE 3x100 …        archive         stop
     delete QUEUE or TOPIC            produce TOPIC/N 3x100 …      kill STEPS operation …
     ack, nack, bury, expire QUEUE n  commit GROUP TOPIC/N offset  cut STEPS operation …
@@ -22,6 +22,8 @@ from tests.storage_faults.expected import QUEUE, History, Partition, Place, Queu
 from tests.storage_faults.life import PRODUCER_ID, Cut, Life
 from tests.storage_faults.observed import Unreadable, observed
 
+from penstock_broker import durability
+from penstock_broker.durability import FSYNC
 from penstock_broker.storage.files import StorageError
 from penstock_protocol.errors import Busy, Corrupt, Refused, SequenceGap
 from penstock_protocol.messages import queues as q
@@ -79,20 +81,24 @@ class Play:
 
     # ---- What exists
 
-    def do_create(self, name: str, max_messages: str = "1000") -> None:
+    def do_create(self, name: str, max_messages: str = "1000", mode: str = "fsync") -> None:
         after = self.history.last.copy()
         after.queues[name] = Queue(int(max_messages))
-        self._change(after, q.CreateQueue(name, {"max_messages": int(max_messages)}, "check"))
+        after.within[name] = durability.parse(mode)
+        settings = {"max_messages": int(max_messages), "durability": mode}
+        self._change(after, q.CreateQueue(name, settings, "check"))
 
     def do_alter(self, name: str, max_messages: str) -> None:
         after = self.history.last.copy()
         after.queues[name].max_messages = int(max_messages)
         self._change(after, q.AlterQueue(name, {"max_messages": int(max_messages)}))
 
-    def do_topic(self, name: str, partitions: str = "1") -> None:
+    def do_topic(self, name: str, partitions: str = "1", mode: str = "fsync") -> None:
         after = self.history.last.copy()
         after.topics[name] = [Partition() for _ in range(int(partitions))]
-        self._change(after, t.CreateTopic(name, {"partitions": int(partitions)}, "check"))
+        after.within[name] = durability.parse(mode)
+        settings = {"partitions": int(partitions), "durability": mode}
+        self._change(after, t.CreateTopic(name, settings, "check"))
 
     def do_delete(self, name: str) -> None:
         after = self.history.last.copy()
@@ -135,8 +141,11 @@ class Play:
                 refused.append(bodies)
                 check(not self.calm or isinstance(message, Busy | SequenceGap), f"refused: {message!r}")
             else:
-                self.history.confirmed(number)
-                check((message.first, message.duplicate) == (first, False), f"{message} instead of {first}")
+                within = self.history.last.within.get(place[0], FSYNC)
+                self.history.confirmed(number, within, self.clock.now().mono)
+                given = message.first, message.duplicate, message.durability
+                wanted = first, False, durability.name(within)
+                check(given == wanted, f"confirmed as {given} instead of {wanted}")
 
         for bodies in batches:
             after = self.history.last.copy()
@@ -167,13 +176,13 @@ class Play:
         if ranges:
             after = self.history.last.copy()
             after.queues[name].settle(offsets)
-            self._change(after, q.Ack(name, _payload(ranges)))
+            self._change(after, q.Ack(name, _payload(ranges)), name)
 
     def do_nack(self, name: str, messages: str) -> None:
         ranges, offsets = self._receive(name, int(messages))
         if ranges:
             request = q.Nack(name, q.Outcome.RETRY, 0, None, _payload(ranges))
-            self._change(self._failed(name, offsets), request)
+            self._change(self._failed(name, offsets), request, name)
 
     def do_bury(self, name: str, messages: str) -> None:
         ranges, offsets = self._receive(name, int(messages))
@@ -184,9 +193,9 @@ class Play:
         if dead.max_messages is not None and len(dead.messages) + len(offsets) <= dead.max_messages:
             dead.append(after.queues[name].settle(offsets))
         request = q.Nack(name, q.Outcome.DEAD_LETTER, None, None, _payload(ranges))
-        self._change(after, request, certain=self.calm)
+        self._change(after, request, name, f"{name}.dead", certain=self.calm)
         if not self.calm:
-            self.look()
+            self.look(self.history.behind_kill)
             self._unburied += [(name, at) for at in offsets if at in self.history.last.queues[name].messages]
 
     def do_expire(self, name: str, messages: str) -> None:
@@ -200,7 +209,7 @@ class Play:
         after = self.history.last.copy()
         queue = after.queues[name]
         queue.settle(list(queue.messages))
-        self._change(after, q.Purge(name))
+        self._change(after, q.Purge(name), name)
 
     def _failed(self, name: str, offsets: list[int]) -> State:
         after = self.history.last.copy()
@@ -236,13 +245,17 @@ class Play:
         name, number = _partition(target)
         after = self.history.last.copy()
         after.offsets[group, name, number] = int(offset)
-        self._change(after, t.Commit(group, name, ((number, int(offset), ""),)))
+        is_new = all(key[0] != group for key in self.history.last.offsets)
+        request = t.Commit(group, name, ((number, int(offset), ""),))
+        self._change(after, request, *([] if is_new else [name]))
 
     # ---- Time, and the ends of lives
 
     def do_wait(self, seconds: str) -> None:
         self.clock.advance(int(seconds) * 1_000)
         self.life.idle()
+        if not self.life.stalled:
+            self.history.quiet(self.clock.now().mono)
 
     def do_archive(self) -> None:
         self.do_wait(str(ARCHIVED_AFTER_SECONDS))
@@ -253,7 +266,7 @@ class Play:
 
     def do_stop(self) -> None:
         self.end()
-        self.restart(self.disk)
+        self.restart(self.disk, self.history.behind_kill)
 
     def end(self) -> None:
         """The life ends in order."""
@@ -262,19 +275,20 @@ class Play:
 
     def do_kill(self, steps: str, *operation: str) -> None:
         self._interrupted(int(steps), operation)
-        self.restart(self.disk)
+        self.restart(self.disk, self.history.behind_kill)
 
     def do_cut(self, steps: str, *operation: str) -> None:
         self._interrupted(int(steps), operation)
-        self.restart(self._watched(self.disk.crashed(self.random)))
+        self.history.machine_died()
+        self.restart(self._watched(self.disk.crashed(self.random)), self.history.behind_cut)
 
     def _interrupted(self, steps: int, operation: tuple[str, ...]) -> None:
         self.life.steps_left = steps
         with suppress(Cut):
             self.perform(list(operation))
 
-    def restart(self, disk: Disk) -> None:
-        """The next life, on that disk."""
+    def restart(self, disk: Disk, allowed: list[State]) -> None:
+        """The next life, on that disk, shows one of those states."""
         self.life.files.close()
         self.disk = disk
         try:
@@ -283,18 +297,18 @@ class Play:
             if self.calm:
                 raise
             self.begin()
-        self.look()
+        self.look(allowed)
 
-    def look(self) -> None:
-        """What is there is what may be, and from now on what must be."""
+    def look(self, allowed: list[State]) -> None:
+        """What is there is one of those states, and from now on what must be."""
         if self._unburied:
-            self.history.asked(self._buried())
+            allowed = [self._buried(), *allowed]
         try:
-            found = judged(self.life, self.history.allowed)
+            found = judged(self.life, allowed)
         except (Corrupt, Unreadable):
             if self.calm:
                 raise
-            found = judged(self.life, self.history.allowed)
+            found = judged(self.life, allowed)
         self.history.restarted(found)
 
     def _buried(self) -> State:
@@ -307,16 +321,18 @@ class Play:
 
     # ---- Asking
 
-    def _change(self, after: State, request: Any, *, certain: bool = True) -> None:
-        """Ask for a change that is not a publish; whether a confirm says that it came about."""
+    def _change(self, after: State, request: Any, *concerned: str, certain: bool = True) -> None:
+        """Ask for a change that is not a publish. It is as durable as the strictest of what it concerns;
+        `certain`: a confirm says that it came about."""
         number = self.history.asked(after)
+        within = min((after.within.get(name, FSYNC) for name in concerned), default=FSYNC)
 
         def reply(message: object) -> None:
             if isinstance(message, Refused):
                 check(not self.calm, f"{type(request).__name__} is refused: {message!r}")
                 self.history.refused(number)
             elif certain:
-                self.history.confirmed(number)
+                self.history.confirmed(number, within, self.clock.now().mono)
 
         self.life.send(request, reply)
         self.life.idle()

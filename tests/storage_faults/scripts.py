@@ -37,6 +37,8 @@ a queue of old bytes is deleted
 a topic is deleted and made again
     topic log; produce log 2x100; commit g log 1; delete log; topic log 2; produce log/1 1x100;
     commit g log/1 1
+a group keeps its other topic
+    topic a; topic b; produce a 2x100; produce b 1x100; commit g a 1; commit g b 1; delete a; commit g b 0
 deleted between two checkpoints
     create a; enqueue a 3x100; checkpoint; delete a; create a; checkpoint; enqueue a 1x100; delete a
 
@@ -100,6 +102,43 @@ only what is alive moves
 archived, then both checkpoints
     topic log; produce log 2x2000; produce log 2x3000; archive; checkpoint; checkpoint; wait 2;
     produce log 1x7000
+an own segment is appended to
+    create jobs; enqueue jobs 2x900; enqueue jobs 1x7000; enqueue jobs 1x7000; archive; checkpoint; wait 11;
+    ack jobs 3
+an own segment with an index
+    topic log; produce log 2x400 1x700 1x500; produce log 1x7000; archive; checkpoint; checkpoint; archive;
+    produce log 1x100
+a segment is evacuated
+    create jobs; enqueue jobs 1x400 1x400 1x400 1x400 1x400; enqueue jobs 1x7000; archive; ack jobs 4;
+    wait 2; wait 2; ack jobs 1
+cut in an evacuation
+    create jobs; enqueue jobs 1x400 1x400 1x400 1x400 1x400; enqueue jobs 1x7000; archive; ack jobs 4;
+    cut 3 wait 2; wait 2; kill 6 wait 2
+two logs leave a segment
+    create a; create b; enqueue a 1x600 1x600; enqueue b 1x600 1x600; archive; purge a; ack b 1; wait 2
+dead letters out of an evacuated segment
+    create jobs; enqueue jobs 1x400 1x400 1x400 1x400 1x400; enqueue jobs 1x7000; archive; ack jobs 4;
+    bury jobs 1; wait 2; stop
+
+# Durability modes
+a sync may wait a little
+    create jobs 100 interval:50ms; enqueue jobs 2x100; enqueue jobs 1x100 1x200; ack jobs 1; wait 1;
+    enqueue jobs 1x100; nack jobs 1
+a sync may wait for ever
+    create jobs 100 os; enqueue jobs 2x100; ack jobs 1; enqueue jobs 1x7000 1x7000; enqueue jobs 1x100;
+    checkpoint; enqueue jobs 1x50
+modes beside each other
+    create a; create b 100 interval:1000ms; topic log 1 os; enqueue b 2x100; produce log 2x100;
+    enqueue a 1x100; enqueue b 1x100; produce log 1x100
+what is not synced is archived
+    create jobs 100 os; enqueue jobs 2x900; enqueue jobs 1x7000; archive; ack jobs 1; checkpoint; wait 2;
+    enqueue jobs 1x10
+dead letters and commits that may wait
+    create jobs 100 os; topic log 1 os; enqueue jobs 3x100; bury jobs 1; produce log 2x100; commit g log 1;
+    commit g log 2; nack jobs 1
+lives of what is not synced
+    create jobs 100 interval:50ms; enqueue jobs 2x100; kill 2 enqueue jobs 1x100; enqueue jobs 1x100;
+    cut 3 enqueue jobs 2x2000; enqueue jobs 2x100; cut 1 ack jobs 1; stop
 
 # Lives
 a clean stop

@@ -23,8 +23,8 @@ SEEDS = (1, 2, 3)
 """Each lets the jobs of a script run in another order."""
 
 
-def test_scripts_are_forty_and_short() -> None:
-    assert len(SCRIPTS) == 40
+def test_scripts_are_forty_or_more_and_short() -> None:
+    assert len(SCRIPTS) >= 40
     assert max(script.count(";") + 1 for script in SCRIPTS.values()) <= OPERATIONS_MAX
 
 
