@@ -10,6 +10,7 @@ Nothing is asserted: machines differ, and are shared.
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import re
 import time
@@ -26,6 +27,8 @@ IN_FLIGHT = 16
 MESSAGES = 4 * GIB // KIB
 QUEUES = 1_000
 UNSETTLED = 1_000_000
+RATE = 400
+"""Calls per second, of 100 KiB each."""
 RETAINED = 10 * GIB
 QUIET_SECONDS = 75.0
 """From the last publish on until nothing moves any more: files are archived when they are 60 s old."""
@@ -112,20 +115,34 @@ async def pace(scale: float, say: Say) -> None:
     """Single messages at 200/s through a queue, beside 40 MB/s into a topic that keeps all of it."""
     seconds = 60 * scale
     with Broker() as broker:
-        async with penstock.connect(broker.url) as client, penstock.connect(broker.url) as other:
-            topic = await other.create_topic("retained", retention=None)
+        async with penstock.connect(broker.url) as client:
+            await client.create_topic("retained", retention=None)
             queue = await client.create_queue("measured")
+            half = GIB * 9 // 16  # from here on the archiver works
+            await asyncio.to_thread(_filled, broker.url, half, RATE * 4)
             latency: list[float] = []
-            filling = asyncio.create_task(_fill(topic, GIB * 3 // 4, rate=400))
-            await filling  # the journal is half full: from here on the archiver works
-            moving = asyncio.create_task(_fill(topic, round(40e6 * seconds), rate=400))
-            await _measure(queue, seconds, latency)
-            await moving
+            moving = asyncio.to_thread(_filled, broker.url, round(RATE * PER_CALL * KIB * seconds), RATE)
+            await asyncio.gather(moving, _measure(queue, seconds, latency))
         cuts = quantiles(latency, n=100)
         say(
             f"beside the archiver, publish → receive  p50 {cuts[49] * 1e3:.2f} ms, "
             f"p99 {cuts[98] * 1e3:.2f} ms; loop lag p99.9 ≤ {lag(broker, 0.999) * 1e3:.1f} ms"
         )
+
+
+def _filled(url: str, size: int, rate: int) -> None:
+    """Fill the topic from a process of its own, to its end."""
+    process = multiprocessing.get_context("spawn").Process(target=_fill_from, args=(url, size, rate))
+    process.start()
+    process.join()
+
+
+def _fill_from(url: str, size: int, rate: int) -> None:
+    async def fill() -> None:
+        async with penstock.connect(url) as client:
+            await _fill(client.topic("retained"), size, rate=rate)
+
+    asyncio.run(fill())
 
 
 async def _fill(topic: penstock.Topic[bytes], size: int, *, rate: float) -> None:
