@@ -22,6 +22,12 @@ BLOCK_BYTES = 4 * KIB
 """What a broker writes for a message of 1 KiB: a block of the disk."""
 
 
+def cost(found: dict[str, Any]) -> float:
+    """µs of one sync and one echo, by their medians."""
+    total: float = found["sync"]["p50"] + found["echo"]["p50"]
+    return total
+
+
 async def bare() -> dict[str, Any]:
     """Latencies in µs of pwrite and fdatasync of a block (`sync`), and of 1 KiB there and back (`echo`)."""
     return {

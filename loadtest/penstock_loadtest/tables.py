@@ -68,8 +68,8 @@ def run_notes(run: dict[str, Any]) -> list[str]:
         sync, echo = run["bare"]["sync"]["p50"], run["bare"]["echo"]["p50"]
         confirm = run["flows"][0]["published"]["latency"]["p50"]
         notes.append(
-            f"{run['scenario']}: confirm p50 {time_text(confirm)} is {confirm / (sync + echo):.2f} × bare:"
-            f" fdatasync {time_text(sync)} + loopback echo {time_text(echo)}"
+            f"{run['scenario']} on {run['system']}: confirm p50 {time_text(confirm)} is"
+            f" {confirm / (sync + echo):.2f} × bare: fdatasync {time_text(sync)} + echo {time_text(echo)}"
         )
     if run["samples"] and run["samples"][-1]["at"] >= LONG_SECONDS and run["samples"][-1]["rss_anon"]:
         notes.append(f"{run['scenario']}: {_growth(run['samples'])}")

@@ -1,6 +1,6 @@
 """A server of somebody else: started on loopback with a directory of its own, and surely stopped.
 
-Each runs under `timeout` (coreutils) in a process group of its own, so that it ends even if nobody is left
+Each runs under `setpriv` and `timeout` in a process group of its own, so that it ends even if nobody is left
 to end it, and whatever it started ends with it.
 """
 
@@ -14,6 +14,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from time import monotonic
 from types import TracebackType
 
@@ -22,6 +23,8 @@ from penstock_loadtest.broker import Usage, free_port, roomy, usage_of
 LIFE_SECONDS_MAX = 3 * 3600
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
+BOUNDS = ("setpriv", "--pdeathsig", "TERM", "timeout", "--kill-after=10", str(LIFE_SECONDS_MAX))
+"""In front of every command: it ends with this process, however that ends, and after a time in any case."""
 POLL_SECONDS = 0.1
 INSTALL = "see loadtest/README.md, or run loadtest/peers/install.sh"
 
@@ -74,7 +77,7 @@ class PeerServer(ABC):
         """Start a process; its output goes to `log` in the directory."""
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
-                ["timeout", "--kill-after=10", str(LIFE_SECONDS_MAX), *command],
+                [*BOUNDS, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -139,12 +142,16 @@ class PeerServer(ABC):
             with suppress(ProcessLookupError):  # what is left of the group
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        until = monotonic() + STOP_SECONDS_MAX
+        while self.pids() and monotonic() < until:  # what was killed takes a moment to be gone
+            Event().wait(POLL_SECONDS / 10)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def _group(entry: Path) -> int:
-    """The process group of an entry of /proc, 0 if it is gone."""
+    """The process group of an entry of /proc, 0 if it is gone or only its exit code is left."""
     try:
-        return int((entry / "stat").read_text().rsplit(")", 1)[1].split()[2])
+        state, _, group, *_ = (entry / "stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return 0
+    return 0 if state == "Z" else int(group)
