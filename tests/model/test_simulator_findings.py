@@ -287,3 +287,12 @@ def test_publishers_that_fill_the_disk_within_a_second_leave_room_for_settles(ta
     assert any(isinstance(reply, DiskFull) for reply in bench.replies.values())
     for item in bench.receive(c, "jobs", 50):
         assert bench.ack(c, "jobs", item.range).messages == item.stamps.messages
+
+
+def test_receive_whose_queue_is_deleted_before_its_wait_is_looked_at_is_answered_once() -> None:
+    bench = with_queues()
+    c = bench.connect()
+    waiting = bench.ask(c, q.Receive("jobs", 1, 0))
+    bench.ask(c, q.DeleteQueue("jobs"))
+    bench.settle()
+    assert isinstance(bench.replies[c, waiting], NotFound)

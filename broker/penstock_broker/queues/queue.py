@@ -384,7 +384,7 @@ class Queue:
 
     def overdue(self, mono: int) -> list[Waiter]:
         """Parked RECEIVEs whose wait is over; they wait no more."""
-        due = list(self._waits.due(mono))
+        due = [waiter for waiter in self._waits.due(mono) if not waiter.ended]
         for waiter in due:
             self.handout.remove(waiter)
         return due
