@@ -28,6 +28,14 @@ def confirmed_record_missing_at_the_end(s: Story) -> None:
     s.note("drained", log="t/0")
 
 
+@bad("unseen")
+def confirmed_record_missing_where_retention_did_not_come(s: Story) -> None:
+    s.produce("a", "b", "c")
+    s.fetch(1, "b", end=3)
+    s.note("trimmed", log="t/0", start=1)
+    s.note("drained", log="t/0")
+
+
 @bad("duplicate")
 def retried_record_stands_twice(s: Story) -> None:
     s.produce("a", answer="unknown")

@@ -137,9 +137,16 @@ class Client:
         return self._correlation
 
     def operate(
-        self, f: str, place: Place, request: Any, answer: Callable[[Any], Record], **asked: Any
+        self,
+        f: str,
+        place: Place,
+        request: Any,
+        answer: Callable[[Any], Record],
+        refused: Reply = lambda error: None,
+        **asked: Any,
     ) -> int:
-        """Ask something that is an operation of the history; `answer` makes the fields of its `ok`."""
+        """Ask something that is an operation of the history; `answer` makes the fields of its `ok`, `refused`
+        hears why it was not done."""
         op: list[str] = []
 
         def begin() -> None:
@@ -148,6 +155,7 @@ class Client:
         def ended(reply: Any) -> None:
             if isinstance(reply, Error):
                 self.recorder.refused(op[0], type(reply).__name__)
+                refused(reply)
             else:
                 fields = answer(reply)
                 self.recorder.ok(op[0], **fields)
@@ -303,6 +311,7 @@ class Stream:
             batch.sent = False
         elif isinstance(reply, Closing | Busy):
             batch.sent = False
+            client.world.met(f"refused: {type(reply).__name__}")
             self._resting = True
             client.world.after(BUSY_MS, self._rested)
             return

@@ -97,6 +97,11 @@ class Place:
 class Log(Place):
     """A partition of a topic."""
 
+    def __init__(self, name: str, world: "World") -> None:
+        super().__init__(name, world)
+        self.start = 0
+        """What lies before may be gone."""
+
     def add(self, op: Op) -> None:
         """Take an operation on this partition."""
         super().add(op)
@@ -269,6 +274,8 @@ class World:
                 self.crashes.append(time)
             case "clock":
                 self.jumps.append((time, note["jump"]))
+            case "trimmed":
+                self.log(note["log"]).start = note["start"]
             case "drained":
                 place = self.queue(note["queue"]) if "queue" in note else self.log(note["log"])
                 place.drained = True

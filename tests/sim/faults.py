@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.fakes.disk import Disk
+
 from penstock_broker import burial, deliveries
+from penstock_broker.core import Core
 from penstock_broker.queues import states
 from penstock_broker.settings import CoreSettings
-from penstock_broker.storage import archive, log, saver
+from penstock_broker.storage import archive, archiver, evacuation, log, reads, saver
 from penstock_broker.storage.files import Copy, Job, Load, Prepare, Write
+from penstock_broker.storage.segment import index_bytes, segment_name
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -35,6 +39,12 @@ SIZES: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
     (saver, "ENTRIES_MAX", (50, 500_000)),
     (archive, "RUN_ROWS_MAX", (3, 50, 8_192)),
     (archive, "BLOCK_BYTES_TARGET", (500, 5_000, 256 * KIB)),
+    (archive, "OWN_BYTES_MIN", (500, 5_000, 256 * KIB)),
+    (archive, "SEGMENT_BYTES", (2_000, 20_000, 64 * KIB * KIB)),
+    (archiver, "ARCHIVE_AGE_MS", (50, 500, 60_000)),
+    (archiver, "EVACUATE_EVERY_MS", (50, 10_000)),
+    (evacuation, "SEGMENT_BYTES_MIN", (1, 256 * KIB)),
+    (reads, "INDEXES_KEPT", (1, 256)),
     (burial, "BYTES_PER_ENTRY", (100, 1 << 20)),
     (deliveries, "DELIVERY_BYTES_MAX", (1_000, 1 << 20)),
 )
@@ -66,6 +76,7 @@ class Plan:
     squeeze_ms: int
     block_ms: int
     recovery_cut_one_in: int
+    index_rot_one_in: int
     error_one_in: dict[type, int]
 
     @classmethod
@@ -105,6 +116,7 @@ class Plan:
             squeeze_ms=maybe(1_000, 4_000),
             block_ms=maybe(100, 1_000),
             recovery_cut_one_in=maybe(1, 3),
+            index_rot_one_in=maybe(1, 3),
             error_one_in={
                 Prepare: maybe(20, 200),
                 Copy: maybe(20, 200),
@@ -201,6 +213,21 @@ def strike(world: World, job: Job) -> None:
     if chances and not world.calm and not world.random.randrange(chances):
         code = errno.EIO if isinstance(job, Load) else world.random.choice((errno.EIO, errno.ENOSPC))
         world.node.disk.fail(1, code, short=world.random.random() < 0.5)
+
+
+def rot(world: World, core: Core, disk: Disk) -> None:
+    """Perhaps a byte of an index on a disk is another when the machine is on again: it is made again, and
+    nothing is missing."""
+    chances = world.plan.index_rot_one_in
+    if not chances or world.calm or world.random.randrange(chances):
+        return
+    stretches = [stretch for owner in core.registry.owners() for stretch in owner.log.stretches()]
+    for stretch in stretches:
+        file = disk.names.get(segment_name(stretch.segment))
+        size = index_bytes(stretch.blocks)
+        if size and file is not None and len(file.shown) >= stretch.at + stretch.length:
+            at = stretch.at + stretch.length - 1 - world.random.randrange(size)
+            disk.flip(segment_name(stretch.segment), at, 1 + world.random.randrange(255))
 
 
 def job_delay(world: World) -> int:

@@ -93,7 +93,10 @@ class Drain:
         assert not left.messages, f"{place} is never empty: {states}"
 
     def _read(self, place: Place) -> None:
-        reached, ended = 0, -1
+        topic = self._world.node.core.registry.topics[place.name]
+        reached, ended = topic.partitions[place.number].log.start, -1
+        if reached:
+            self._client.recorder.note("trimmed", log=place.label, start=reached)
 
         def answer(fetched: t.Fetched) -> dict[str, Any]:
             nonlocal reached, ended

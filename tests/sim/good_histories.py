@@ -205,6 +205,14 @@ def records_produced_read_and_committed(s: Story) -> None:
 
 
 @good
+def records_that_retention_gave_up_were_never_read(s: Story) -> None:
+    s.produce("a", "b", "c")
+    s.fetch(2, "c")
+    s.note("trimmed", log="t/0", start=2)
+    s.note("drained", log="t/0")
+
+
+@good
 def unknown_commit_took_effect_over_a_crash(s: Story) -> None:
     s.produce("a", "b")
     s.commit(1)

@@ -44,6 +44,7 @@ another one here.
     disconnect   process: its connection is lost or closed, its pushed messages may be given to others
     crash        the broker died; all leases are void
     clock        jump: the broker's wall clock was set by so many seconds
+    trimmed      log and start: retention may have given up what lies before that offset
     drained      queue or log: no faults since; all that was there was received and acked, or read
 
 `messages` of a delivery are objects: value, offset, token, attempt, delivery, redelivered, lease;

@@ -26,7 +26,7 @@ def unread(log: Log) -> Iterator[tuple[str, int, bool]]:
     read = {value for _, value in log.seen}
     highest = max((offset for offset, _ in log.seen), default=-1)
     for value, offset in log.confirmed.items():
-        if log.drained and value not in read:
+        if log.drained and value not in read and offset >= log.start:
             yield value, offset, offset < highest
 
 

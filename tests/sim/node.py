@@ -8,6 +8,8 @@ loop, so that requests gather.
 from __future__ import annotations
 
 import errno
+from collections import Counter
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +19,21 @@ from tests.sim import faults, invariants
 
 from penstock_broker.core import Core
 from penstock_broker.outputs import Close, Send
+from penstock_broker.queues.states import State
 from penstock_broker.session import Connection
-from penstock_broker.storage.files import Copy, Job, Prepare, StorageError, StorageFailed, Write
+from penstock_broker.storage.entries import Kind
+from penstock_broker.storage.files import (
+    Copy,
+    Drop,
+    Job,
+    Load,
+    Prepare,
+    StorageError,
+    StorageFailed,
+    Sync,
+    Write,
+)
+from penstock_broker.storage.segment import PREFIX
 from penstock_protocol import verbs
 
 if TYPE_CHECKING:
@@ -26,6 +41,18 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 RESTART_MS = 50
+GROWING: dict[str, Callable[[Core], int]] = {
+    "evacuation": lambda core: core.engine.archiver.bytes_moved[Kind.MOVED],
+    "index rebuilt": lambda core: core.engine.reads.indexes_rebuilt,
+    "retention trimmed": lambda core: sum(
+        partition.records_dropped for topic in core.registry.topics.values() for partition in topic.partitions
+    ),
+    "settled message kept": lambda core: sum(bool(queue.kept) for queue in core.registry.queues.values()),
+    "dead letter waits": lambda core: sum(
+        queue.count(State.WAITING) for queue in core.registry.queues.values()
+    ),
+}
+"""Rare things that a core tells of by a number that grows."""
 MORE_BYTES = 1 << 20
 """What an operator adds to a disk on which the broker cannot start."""
 STOP_PATIENCE_MS = 5_000
@@ -69,6 +96,8 @@ class Node:
         self._clean = True
         """The last life ended in order."""
         self._turns = 0
+        self._grown: Counter[str] = Counter()
+        """What GROWING gave in this life."""
         self._jobs: list[Job] = []
         """Under way."""
 
@@ -100,6 +129,7 @@ class Node:
         self.core = core
         self.up = True
         self._turning, self._waking = False, None
+        self._grown.clear()
         self._jobs.clear()
         self._look_at(core)
         self.places_changed()
@@ -112,6 +142,7 @@ class Node:
         both = all(name in names for name in ("checkpoint-0", "checkpoint-1"))
         met("torn tail cut", when=report.torn is not None)
         met("unproven block copied", when=bool(report.unproven))
+        met("several unproven blocks copied", when=len(report.unproven) > 1)
         met("checkpoint fallback", when=len(report.slots) == 1 and both)
         met("start from a checkpoint", when=bool(report.slots))
         met("clean start", when=self._clean and bool(report.entries))
@@ -128,6 +159,7 @@ class Node:
         self._end()
         if power:
             self._fall()
+            faults.rot(world, self.core, self.disk)
         else:
             self.files = self._next_files(self.files.kill().disk)
         self._clean = False
@@ -213,6 +245,9 @@ class Node:
                 self._begin(output)
         self.places_changed()
         self._turns += 1
+        for what, number in GROWING.items():
+            before, self._grown[what] = self._grown[what], number(core)
+            world.met(what, when=self._grown[what] > before)
         busy = {name for job in self._jobs for name in (job.name, getattr(job, "recycle", None)) if name}
         invariants.check(core, self.disk.names, busy, thorough=not self._turns % world.plan.thorough_every)
         if core.stopped:
@@ -247,8 +282,12 @@ class Node:
 
     def _begin(self, job: Job) -> None:
         self._world.say("job", type(job).__name__, job.name)
-        self._world.met("file recycled", when=isinstance(job, Prepare) and job.recycle is not None)
-        self._world.met("archive run", when=isinstance(job, Copy) and job.name.startswith("segment-"))
+        met, of_segment = self._world.met, job.name.startswith(PREFIX)
+        met("file recycled", when=isinstance(job, Prepare) and job.recycle is not None)
+        met("archive run", when=isinstance(job, Copy) and of_segment)
+        met("segment dropped", when=isinstance(job, Drop) and of_segment)
+        met("cold read", when=isinstance(job, Load))
+        met("late sync", when=isinstance(job, Sync))
         self._jobs.append(job)
         self._later(self._step, job, self.files.steps(job))
 
@@ -275,10 +314,12 @@ class Node:
         try:
             self.core.done(job, result, self._world.clock.now())
         except StorageFailed:
-            assert isinstance(job, Write | Prepare), job
+            assert isinstance(job, Write | Sync | Prepare), job
             self.crash("storage failed", power=self._world.random.random() < 0.5)
             return
-        assert not (isinstance(job, Write) and isinstance(result, Exception)), "a failed write was survived"
+        assert not (isinstance(job, Write | Sync) and isinstance(result, Exception)), (
+            "a failed write was survived"
+        )
         self.soon()
 
     def _later(self, act: Any, *args: object) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tests.sim.clients import CLOCK_MS, Client, Held, records_of
 from tests.sim.places import Place
 
-from penstock_protocol.errors import Error
+from penstock_protocol.errors import Error, OffsetOutOfRange
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TOPIC = "t"
 GROUPS = ("g", "h")
 RECONNECT_MS = 20
+STUCK_MS = 20_000
+"""A message that comes back so late keeps what lies around it from being dropped."""
 
 
 class Workload:
@@ -134,7 +136,7 @@ def settle(client: Client) -> None:
     if verb == "ack":
         _settle(client, verb, chosen, q.Ack(name, payload))
     elif verb == "nack":
-        delay = random.choice((None, 0, 200))
+        delay = random.choice((None, 0, 200, STUCK_MS))
         seconds = None if delay is None else max(0, delay - CLOCK_MS) / 1000
         _settle(client, verb, chosen, q.Nack(name, q.Outcome.RETRY, delay, None, payload), delay=seconds)
     elif verb == "release":
@@ -259,9 +261,13 @@ def fetch(client: Client) -> None:
         client.positions[place] = fetched.next
         return {"records": records_of(fetched), "end": fetched.end}
 
+    def out_of_range(error: Error) -> None:
+        if isinstance(error, OffsetOutOfRange):
+            client.positions[place] = error.detail["start"]
+
     size = random.choice((1, 2_000, 1 << 20))
     request = t.Fetch(place.name, place.number, offset, random.choice((1, 10, 500)), size, wait)
-    client.operate("fetch", place, request, answer, offset=offset)
+    client.operate("fetch", place, request, answer, refused=out_of_range, offset=offset)
 
 
 def end(client: Client) -> None:
@@ -318,7 +324,11 @@ def create(client: Client) -> None:
     world, random = client.world, client.world.random
     names = {place.name for place in world.places.by_uuid.values() if place.alive}
     if TOPIC not in names and random.random() < 0.5:
-        client.ask(t.CreateTopic(TOPIC, {"partitions": 2, "retention": None}, "keep"), _created(client))
+        limit = random.choice((None, 3_000, 50_000))
+        client.ask(
+            t.CreateTopic(TOPIC, {"partitions": 2, "retention": None, "retention_bytes": limit}, "keep"),
+            _created(client),
+        )
         return
     missing = [
         name for queue in _queue_names(world) for name in (queue, f"{queue}.dead") if name not in names
@@ -337,6 +347,7 @@ def create(client: Client) -> None:
             "retry_initial": random.choice((0, 50)),
             "retry_max": 400,
             "max_messages": random.choice((20, 10_000)),
+            "keep_settled": random.choice((None, 300)),
             "dead_letter": f"{name}.dead",
         }
     client.ask(q.CreateQueue(name, settings, "keep"), _created(client))
