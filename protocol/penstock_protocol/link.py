@@ -60,6 +60,35 @@ ASKED_BY_BROKER = {(Role.CLIENT, Sort.REQUEST), (Role.SERVER, Sort.REPLY)}
 """A request by the broker and its reply: PING alone."""
 
 
+def _sort(verb: verbs.Verb, flags: int) -> Sort:
+    if flags & ERROR:
+        return Sort.ERROR
+    if flags & REPLY:
+        return Sort.WELCOME if verb.reply is Welcome else Sort.REPLY
+    if verb.request is Hello:
+        return Sort.HELLO
+    return Sort.PUSH if verb.pushed else Sort.REQUEST
+
+
+Admitted = dict[tuple[int, int], tuple[verbs.Verb, Sort, State]]
+
+
+def _admitted(role: Role, state: State) -> Admitted:
+    """The table above for one role in one state, by the verb and flags of a frame, so that a frame costs one
+    look: (what it is, the state afterwards)."""
+    table: Admitted = {}
+    for verb in verbs.VERBS:
+        for flags in (0, REPLY, REPLY | ERROR):
+            sort = _sort(verb, flags)
+            after = RECEIVE.get((role, state, sort))
+            if after is not None and ((role, sort) not in ASKED_BY_BROKER or verb.name == "PING"):
+                table[verb.code, flags] = verb, sort, after
+    return table
+
+
+ADMITTED = {(role, state): _admitted(role, state) for role in Role for state in State}
+
+
 class Received(NamedTuple):
     """One message from the peer. `message` is an `Error` for an error reply, and for a request whose
     frame is sound but whose content is not: the server answers that error."""
@@ -76,13 +105,25 @@ class Link:
     `receive` raises `ProtocolError` once the peer broke the rules; the link is then FAILED for good.
     """
 
-    __slots__ = ("_decoder", "_role", "state")
+    __slots__ = ("_admitted", "_decoder", "_role", "_state")
 
     def __init__(self, role: Role) -> None:
         self._role = role
-        self.state = State.START
         before = FRAME_BYTES_MAX_BEFORE_HELLO if role is Role.SERVER else FRAME_BYTES_MAX
         self._decoder = FrameDecoder(before)
+        self.state = State.START
+
+    @property
+    def state(self) -> State:
+        """Where in its life the connection is."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
+        self._admitted = ADMITTED[self._role, state]
+        if state is State.OPEN:
+            self._decoder.frame_bytes_max = FRAME_BYTES_MAX
 
     @property
     def partial(self) -> bool:
@@ -100,15 +141,21 @@ class Link:
             raise ProtocolError("the connection failed earlier")
         try:
             for frame in self._decoder.feed(data):
-                received = self._received(frame)
-                if self.state is State.OPEN:
-                    self._decoder.frame_bytes_max = FRAME_BYTES_MAX
-                yield received
+                yield self._received(frame)
         except ProtocolError:
             self.state = State.FAILED
             raise
 
     def _received(self, frame: Frame) -> Received:
+        admitted = self._admitted.get((frame.verb, frame.flags))
+        if admitted is None:
+            return self._not_admitted(frame)
+        verb, sort, after = admitted
+        if after is not self._state:
+            self.state = after
+        return self._decoded(verb, sort, frame)
+
+    def _not_admitted(self, frame: Frame) -> Received:
         verb = verbs.BY_CODE.get(frame.verb)
         if verb is None:
             if self.state is State.OPEN and not frame.flags:
@@ -116,30 +163,26 @@ class Link:
                 return Received(verbs.BY_CODE[2], frame.correlation, unknown, False)
             raise ProtocolError(f"verb {frame.verb} is unknown here")
         sort = _sort(verb, frame.flags)
-        after = RECEIVE.get((self._role, self.state, sort))
-        if after is None:
-            raise ProtocolError(f"{verb.name} ({sort.value}) is not allowed in state {self.state.value}")
-        if (self._role, sort) in ASKED_BY_BROKER and verb.name != "PING":
+        if (self._role, self.state, sort) in RECEIVE:
             raise ProtocolError(f"a broker does not ask for {verb.name}")
-        self.state = after
-        return self._decoded(verb, sort, frame)
+        raise ProtocolError(f"{verb.name} ({sort.value}) is not allowed in state {self.state.value}")
 
     def _decoded(self, verb: verbs.Verb, sort: Sort, frame: Frame) -> Received:
-        is_reply = sort in (Sort.REPLY, Sort.ERROR, Sort.WELCOME)
+        if sort is Sort.REQUEST:
+            try:
+                message: Any = schema.decode(verb.request, frame.fields, frame.payload)
+            except Invalid as error:
+                message = error
+            return Received(verb, frame.correlation, message, False)
         if sort is Sort.ERROR:
-            message: Any = from_wire(*_decode_or_fail(Failure, frame))
-        elif is_reply:
+            message = from_wire(*_decode_or_fail(Failure, frame))
+        elif sort is Sort.PUSH or sort is Sort.HELLO:
+            return Received(verb, frame.correlation, _decode_or_fail(verb.request, frame), False)
+        else:
             if verb.reply is None:
                 raise ProtocolError(f"{verb.name} has no reply")
             message = _decode_or_fail(verb.reply, frame)
-        elif sort is Sort.REQUEST:
-            try:
-                message = schema.decode(verb.request, frame.fields, frame.payload)
-            except Invalid as error:
-                message = error
-        else:
-            message = _decode_or_fail(verb.request, frame)
-        return Received(verb, frame.correlation, message, is_reply)
+        return Received(verb, frame.correlation, message, True)
 
     def request(self, message: Any, correlation: int) -> list[Buffer]:
         """The buffers to send for a request (or a push, with correlation 0)."""
@@ -157,16 +200,6 @@ def failure_of(error: Error) -> Failure:
     retry_after = None if error.retry_after is None else round(error.retry_after * 1000)
     code = error.code or BadFrame.code
     return Failure(code, error.message[:4000], error.hint[:1000], retry_after, error.detail)
-
-
-def _sort(verb: verbs.Verb, flags: int) -> Sort:
-    if flags & ERROR:
-        return Sort.ERROR
-    if flags & REPLY:
-        return Sort.WELCOME if verb.reply is Welcome else Sort.REPLY
-    if verb.request is Hello:
-        return Sort.HELLO
-    return Sort.PUSH if verb.pushed else Sort.REQUEST
 
 
 def _decode_or_fail(cls: type[Any], frame: Frame) -> Any:
