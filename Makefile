@@ -7,11 +7,15 @@ DATA   ?= ./data
 SEED   ?= 1
 OPS    ?= 2000
 CYCLES ?= 500
+CUTS   ?= 1000
+KIND   ?= ext4
+RUNS   ?= 200
+SECS   ?= 3600
 SCENARIO ?=
 PEERS  ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: sim-one help serve test check format lint types house unit sim integration crash kill wheel demo bench compare profile micro clean
+.PHONY: sim-one help serve test check format lint types house unit sim integration crash kill disk powercut fsyncgate diskfull gate wheel demo bench compare profile micro clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,8 +45,12 @@ $(VENV)/.dev: $(VENV)/.peers
 serve: $(VENV)/.server  ## set up, and run the broker with its data in ./data
 	@exec $(BIN)/penstock serve --data $(DATA)
 
-test: check integration sim crash wheel  ## set up, and run every test that CI runs
+test: check integration sim crash wheel disk  ## set up, and run every test that CI runs
 	@echo "all tests passed"
+
+gate:  ## `make test`, and nothing of it may have been left out
+	@log=$$(mktemp) && $(MAKE) test 2>&1 | tee $$log; \
+	grep -q '^all tests passed' $$log && ! grep '^NOT RUN' $$log; code=$$?; rm -f $$log; exit $$code
 
 check: format lint types house unit  ## the quick part: format, lint, types, house rules, unit and model tests
 
@@ -76,6 +84,18 @@ crash: $(VENV)/.dev  ## kill -9 over the real process
 
 kill: $(VENV)/.dev  ## the same by hand and for long: make kill CYCLES=500 SEED=1
 	$(BIN)/python -m tests.crash.run --cycles $(CYCLES) --seed $(SEED)
+
+disk: $(VENV)/.dev  ## power cuts, failed syncs and full disks on real file systems; needs root and loop devices
+	$(BIN)/pytest -q tests/disk
+
+powercut: $(VENV)/.dev  ## by hand and for long: make powercut CUTS=1000 KIND=xfs SEED=1
+	$(BIN)/python -m tests.disk.powercut --cuts $(CUTS) --kind $(KIND) --seed $(SEED)
+
+fsyncgate: $(VENV)/.dev  ## by hand and for long: make fsyncgate RUNS=200 SEED=1
+	$(BIN)/python -m tests.disk.fsyncgate --runs $(RUNS) --seed $(SEED)
+
+diskfull: $(VENV)/.dev  ## by hand and for long: make diskfull SECS=3600 SEED=1
+	$(BIN)/python -m tests.disk.full --seconds $(SECS) --seed $(SEED)
 
 wheel: $(VENV)/.dev  ## build the wheel, and run the integration tests against it
 	rm -rf dist $(VENV)-wheel

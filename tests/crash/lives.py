@@ -44,6 +44,7 @@ class Lives:
     """Exit codes a life may end with."""
     excused: frozenset[str] = frozenset()
     """Refusals that a broker may give on its way out, beside those of a live one."""
+    durability = "fsync"
     confirms_min, settles_min = 1_000, 200
     """What a life must do before it is ended; by chance up to twice as much."""
 
@@ -64,7 +65,7 @@ class Lives:
     def _spawn(self, script: str | None = None, **environ: str) -> BrokerProcess:
         self.count += 1
         sets = [flag for setting in SMALL for flag in ("--set", setting)]
-        flags = ["--port", str(self._port), "--http-port", "0", *sets]
+        flags = ["--port", str(self._port), "--http-port", "0", "--durability", self.durability, *sets]
         self._broker = BrokerProcess(
             self.data, self._directory / f"broker-{self.count}.log", flags, environ, script
         )

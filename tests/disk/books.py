@@ -3,6 +3,7 @@
 Over bare connections: nothing is repeated, and nothing is waited for that the broker does not do.
 """
 
+import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -29,6 +30,8 @@ class Books:
 
     def __init__(self) -> None:
         self.produced: Values = {}
+        self.produced_at: dict[int, float] = {}
+        """Offset → monotonic time before the first byte was sent."""
         self.enqueued: Values = {}
         self.taken: Values = {}
         self._numbers = count()
@@ -40,9 +43,10 @@ class Books:
 
     def produce(self, client: RawClient, size: int = BODY_BYTES) -> None:
         """A batch of records; the error reply is raised."""
-        values = self._new()
+        values, began = self._new(), time.monotonic()
         first = client.ask(Produce(TOPIC, 0, _batch(values, size))).first
         self.produced |= enumerate(values, first)
+        self.produced_at |= dict.fromkeys(range(first, first + BATCH), began)
 
     def enqueue(self, client: RawClient, size: int = BODY_BYTES) -> None:
         """A batch of messages; the error reply is raised."""

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import time
 from pathlib import Path
 from random import Random
 
@@ -18,9 +19,13 @@ from tests.integration.raw import RawClient
 
 pytestmark = pytest.mark.root
 
-CUTS, SEED = 30, 1
+CUTS, SEED = 20, 1
 CONTROLS = 10
 BATCHES = 30
+INTERVALS, INTERVAL_SECONDS = 5, 0.2
+RUN_SECONDS, LATE_SECONDS = 1.5, 1.2
+"""How long a broker that syncs now and then is written to; how long ago everything must be durable: its
+interval and a sync, and far more, for the machine may be busy."""
 
 
 def test_contract_holds_over_power_cuts_under_load(tmp_path: Path) -> None:
@@ -72,3 +77,44 @@ def test_confirmed_records_are_lost(tmp_path: Path, script: str | None, losses: 
         assert len(confirmed) == BATCHES * 10
         lost += not confirmed.items() <= kept.items()
     assert lost in losses
+
+
+class Unhurried(CutLives):
+    """Their syncs may wait."""
+
+    durability = f"interval:{INTERVAL_SECONDS * 1000:.0f}ms"
+
+
+def lost_of_the_last(directory: Path, random: Random) -> tuple[int, int]:
+    """How many records are gone after a cut, of how many confirmed; they must be the last, and young."""
+    books = Books()
+    with disk(64 * MIB) as on:
+        lives = Unhurried(directory, random, on)
+        try:
+            asyncio.run(lives.start())
+            with RawClient(lives.address) as client:
+                books.open(client)
+                end = time.monotonic() + RUN_SECONDS
+                while time.monotonic() < end:
+                    patiently(lambda: books.produce(client))
+                cut = time.monotonic()
+                lives.fell()
+            asyncio.run(lives.start())
+            with RawClient(lives.address) as client:
+                kept = books.read(client)
+        finally:
+            lives.end()
+    assert list(kept.items()) == list(books.produced.items())[: len(kept)], "what is lost is a suffix"
+    lost = books.produced.keys() - kept.keys()
+    assert min((books.produced_at[offset] for offset in lost), default=cut) > cut - LATE_SECONDS
+    return len(lost), len(books.produced)
+
+
+def test_interval_mode_loses_no_more_than_the_last_of_what_it_confirmed(tmp_path: Path) -> None:
+    random, losses = Random(SEED), []
+    for number in range(INTERVALS):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        losses.append(lost_of_the_last(directory, random))
+    print(f"lost, of confirmed: {losses}")
+    assert any(lost for lost, _ in losses), "a cut finds something that was not synced yet"
