@@ -1,5 +1,5 @@
 """The bank: every mutant there is."""
 
-from tests.mutants import of_durability, of_segments
+from tests.mutants import of_durability, of_messages, of_segments
 
-BANK = (*of_durability.MUTANTS, *of_segments.MUTANTS)
+BANK = (*of_durability.MUTANTS, *of_segments.MUTANTS, *of_messages.MUTANTS)
