@@ -125,6 +125,19 @@ def _count(least: int, most: int) -> Kind:
     return Kind(_number(least, most), str)
 
 
+def _share(value: object) -> float:
+    try:
+        given = float(value) if isinstance(value, str | int | float) else -1.0
+    except ValueError:
+        given = -1.0
+    if isinstance(value, bool) or not 0 <= given <= 1:
+        raise ValueError("a number from 0 to 1")
+    return given
+
+
+SHARE = Kind(_share, str)
+
+
 def _setting(default: Any, kind: Kind, about: str) -> Any:
     return field(default=default, metadata={"kind": kind, "about": about})
 
@@ -166,6 +179,9 @@ class Storage:
     )
     journal_file_bytes_max: int = _setting(
         CORE.journal_file_bytes_max, _size(64 * KIB, GIB), "size it doubles up to"
+    )
+    compaction_dirty_ratio: float = _setting(
+        CORE.compaction_dirty_ratio, SHARE, "share of a partition's bytes not compacted yet that starts it"
     )
 
 

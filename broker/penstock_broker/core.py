@@ -81,7 +81,10 @@ class Core:
         tokens = Tokens()
         self.registry = Registry(tokens, random, durability.parse(settings.durability))
         sizes = EngineSettings(
-            settings.journal_budget_bytes, settings.journal_file_bytes_min, settings.journal_file_bytes_max
+            settings.journal_budget_bytes,
+            settings.journal_file_bytes_min,
+            settings.journal_file_bytes_max,
+            settings.compaction_dirty_ratio,
         )
         self.engine: Engine[Answer] = Engine(
             files, sizes, self.registry, self.registry.node, self.registry.use, random

@@ -39,6 +39,12 @@ class PartitionFacts(NamedTuple):
     records_dropped: int
     """By retention, since the node started; offsets, holes included."""
     bytes_dropped: int
+    records_compacted: int
+    """Removed by compaction, ever."""
+    dirty_ratio: float | None
+    """Share of its old bytes that compaction has not looked at; None if it is not compacted."""
+    compacted_at: int
+    """Wall ms of the last pass; 0 without one."""
 
 
 class GroupFacts(NamedTuple):

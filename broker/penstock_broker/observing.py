@@ -8,6 +8,7 @@ from penstock_broker.handlers.groups import lag
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
+from penstock_broker.storage.compactor import dirty_ratio
 from penstock_broker.storage.entries import Kind
 from penstock_broker.topics.partition import Partition
 
@@ -75,6 +76,9 @@ def _partition(partition: Partition) -> PartitionFacts:
         log.size_bytes,
         partition.records_dropped,
         partition.bytes_dropped,
+        partition.cleaned.removed,
+        dirty_ratio(log, partition.cleaned) if partition.compacts else None,
+        partition.cleaned.at,
     )
 
 

@@ -223,6 +223,12 @@ class Registry:
         machine = self._machines.get(uuid)
         return machine if isinstance(machine, Queue | Partition) else None
 
+    def compacted(self) -> Iterator[Partition]:
+        """Partitions of topics that are compacted, but for corrupt ones."""
+        for topic in list(self.topics.values()):
+            if topic.policy.compacts:
+                yield from (each for each in topic.partitions if each.uuid not in self.corrupt)
+
     def queue(self, name: str, *, whole: bool = True) -> Queue:
         """The queue of that name. Raises `NotFound`, or `Corrupt` unless a damaged one will do."""
         queue = self.queues.get(name)

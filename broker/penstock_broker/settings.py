@@ -14,6 +14,8 @@ class CoreSettings:
     """None: 1 GiB, at most an eighth of the file system."""
     journal_file_bytes_min: int = 1 * MIB
     journal_file_bytes_max: int = 64 * MIB
+    compaction_dirty_ratio: float = 0.5
+    """Kafka: min.cleanable.dirty.ratio."""
     session_grace_ms: int = 10_000
     message_bytes_max: int = MESSAGE_BYTES_MAX_DEFAULT
     publish_pool_bytes: int = 64 * MIB

@@ -19,7 +19,19 @@ TEXT = SPECIFICATION.read_text("utf-8")
 CRASH_POINTS = Path("tests/unit/storage/test_crash_points.py")
 MODULES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (blocks, checkpoint, entries, log, node, offsets, producers, queue, segment, states)
+    for module in (
+        blocks,
+        checkpoint,
+        entries,
+        log,
+        node,
+        offsets,
+        partition,
+        producers,
+        queue,
+        segment,
+        states,
+    )
 }
 CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "uuid": "16s"}
 """Type in the specification → struct code."""

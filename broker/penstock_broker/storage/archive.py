@@ -72,13 +72,16 @@ class Batch(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """What a run does to one log: in that range of offsets the batches are what remains."""
+    """What a run does to one log: in that range of offsets the batches are what remains. `alive`: messages in
+    them, if that is less than the offsets they span. `detail`: of a part that moves nothing."""
 
     owner: Owner
     kind: Kind
     base: int
     messages: int
     batches: list[Batch]
+    alive: int | None = None
+    detail: bytes = b""
 
     @property
     def weight(self) -> int:
@@ -112,8 +115,9 @@ class Target:
         self.start = self.end = at
         self.pieces: list[Buffer | Extent] = []
 
-    def lay_out(self, owner: Owner, batches: Sequence[Batch]) -> bytes:
-        """Append one stretch; its STRETCH."""
+    def lay_out(self, move: Moved) -> bytes:
+        """Append its batches as one stretch; its STRETCH."""
+        owner, batches = move.owner, move.batches
         log, at = owner.log.uuid, self.end
         index = []
         for block in _blocks(batches):
@@ -126,6 +130,8 @@ class Target:
         first, last = batches[0], batches[-1]
         messages = last.base + last.messages - first.base
         alive = owner.alive(first.base, messages)
+        if move.alive is not None:
+            alive = min(alive, move.alive)
         where = self.number, len(index), self.end - at, at
         return entries.STRETCH.pack(first.base, messages, alive, *where, first.time, last.time)
 
@@ -182,12 +188,12 @@ def lay_out(moves: Iterable[Moved], node: Node, leave: int = -1, *, or_zeros: bo
     numbers = iter(range(node.segment_next, 1 << 63))
     for move in moves:
         log = move.owner.log.uuid
-        detail = b""
+        detail = move.detail
         if move.batches:
             owner = log if move.weight >= OWN_BYTES_MIN else COMMON
             if owner not in targets:
                 targets[owner] = _target(owner, node, leave, numbers, run.begun)
-            detail = targets[owner].lay_out(move.owner, move.batches)
+            detail = targets[owner].lay_out(move)
         run.moved[move.kind] += move.weight
         run.parts.append(Part(log, move.kind, move.base, move.messages, 0, detail))
     for target in targets.values():

@@ -9,12 +9,14 @@ never was, and what it wrote is written over.
 """
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
 
 from penstock_broker.storage import archive
 from penstock_broker.storage.archive import Gathering, Moved, Run
+from penstock_broker.storage.compactor import Compacted, Compactor
 from penstock_broker.storage.entries import Kind, Part
 from penstock_broker.storage.evacuation import Evacuation
 from penstock_broker.storage.files import Drop, Extent, Job, Load, StorageError
@@ -48,6 +50,10 @@ class Owners(Protocol):
 
     def owner(self, uuid: bytes) -> archive.Owner | None:
         """The machine with that log."""
+        ...
+
+    def compacted(self) -> Iterable[Compacted]:
+        """Machines whose logs are to be compacted, and whole."""
         ...
 
     @property
@@ -101,13 +107,14 @@ class Host(Protocol[T]):
 class Archiver(Generic[T]):
     """Of one engine."""
 
-    def __init__(self, host: Host[T], owners: Owners, node: Node, use: Use) -> None:
+    def __init__(self, host: Host[T], owners: Owners, node: Node, use: Use, dirty_ratio_min: float) -> None:
         self._host = host
         self._owners = owners
         self._node = node
         self._use = use
         self._evacuation = Evacuation(owners, node, use)
         self._evacuate_at = 0
+        self.compactor = Compactor(owners, dirty_ratio_min)
         self._steps: Gathering | None = None
         """What gathers the run that is being made."""
         self._loading = False
@@ -137,7 +144,7 @@ class Archiver(Generic[T]):
         when a file was begun or freed, a checkpoint or a run is done, and once a second."""
         self.quiet = False
         """Nothing is appended of the engine's own accord any more: the node stops."""
-        self.bytes_moved = {Kind.ARCHIVED: 0, Kind.MOVED: 0}
+        self.bytes_moved: Counter[Kind] = Counter()
 
     def step(self, mono: int, wall: int, jobs: list[Job]) -> None:
         """Go on with whatever can go on."""
@@ -186,6 +193,8 @@ class Archiver(Generic[T]):
         elif self._mono >= self._evacuate_at and not self._owners.corrupt:
             self._evacuate_at = self._mono + EVACUATE_EVERY_MS
             self._steps = self._evacuation.gather(self._host.reads)
+        elif self.compactor.is_due(self._mono):
+            self._steps = self.compactor.gather(self._host.reads, self._mono, wall)
         if self._steps is not None:
             self._gather(self._steps, None, wall)
 
@@ -209,6 +218,9 @@ class Archiver(Generic[T]):
                 found = next(steps) if answer is None else steps.send(answer)
             except StopIteration:
                 self._steps = None
+                rest_ms = self.compactor.read_bytes // PACE_BYTES_PER_MS
+                self._next_at = max(self._next_at, self._mono + rest_ms)
+                self._paced = self.compactor.is_due(self._mono)
                 self._lay_out(wall)
                 return
             answer = None
@@ -266,6 +278,7 @@ class Archiver(Generic[T]):
         self._writing = None
         if self._broken:  # what it wrote does not count, and is written over
             self._broken, self._failed = False, True
+            self.compactor.abandon()
             return
         self._unread = 0
         self._next_at = self._mono + run.size // PACE_BYTES_PER_MS
@@ -278,8 +291,7 @@ class Archiver(Generic[T]):
         parts = [part for part in run.parts if self._owners.get(part.target) is not None]
         if parts:
             self._host.append(parts, wall=wall)
-        for kind, size in run.moved.items():
-            self.bytes_moved[kind] += size
+        self.bytes_moved += run.moved
 
     # ---- Giving up files
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from penstock_protocol.batch import BatchView, Kind, picked
+from penstock_protocol.batch import BatchView, Kind, from_u32, picked
 from penstock_protocol.checksum import Buffer
 
 KEYS_MAX = 250_000
 """About 32 MiB of map."""
 DIGEST_BYTES = 16
-PIECE_RECORDS = 512
+PIECE_RECORDS = 256
 """A batch that lost records is made anew in pieces of so many, each in well under 1 ms."""
 BIN_HEADERS = {0xC4: 2, 0xC5: 3, 0xC6: 5}
 """First byte of a msgpack bin → bytes in front of its content: one key may be packed in three ways."""
@@ -62,13 +62,13 @@ class Latest:
         """It can take a batch of so many, whatever their keys."""
         return len(self._offsets) + records <= KEYS_MAX
 
-    def add(self, batch: BatchView, base: int) -> Iterator[None]:
-        """Learn the keys of a batch that begins at offset `base` and lies behind all others; record by
-        record, so that whoever has little time may pause."""
+    def add(self, batch: BatchView, base: int) -> Iterator[int]:
+        """Learn the keys of a batch that begins at offset `base` and lies behind all others. It yields 1 for
+        each record, so that whoever has little time may pause."""
         for delta, digest in zip(batch.deltas, digests(batch), strict=True):
             if digest is not None:
                 self._offsets[digest] = base + delta
-            yield
+            yield 1
 
     def knows_later(self, digest: bytes, offset: int) -> bool:
         """There is a record of that key behind `offset`."""
@@ -84,14 +84,20 @@ class Fate(NamedTuple):
 
 def digests(batch: BatchView) -> Iterator[bytes | None]:
     """A digest of each record's key, None where it has none."""
-    cells = batch.cells(Kind.KEY)
-    if cells is None:
+    column = batch.column(Kind.KEY)
+    if column is None:
         yield from (None for _ in range(batch.count))
         return
-    for cell in cells:
-        yield (
-            blake2b(cell[BIN_HEADERS.get(cell[0], 0) :], digest_size=DIGEST_BYTES).digest() if cell else None
-        )
+    ends = from_u32(batch.view[column.at : column.at + 4 * batch.count])
+    cells = bytes(batch.view[column.at + 4 * batch.count : column.at + column.length])
+    begin = 0
+    for end in ends:
+        if begin == end:
+            yield None
+        else:
+            key = cells[begin + BIN_HEADERS.get(cells[begin], 0) : end]
+            yield blake2b(key, digest_size=DIGEST_BYTES).digest()
+        begin = end
 
 
 def fates(batch: BatchView, base: int, latest: Latest, tombstones_below: int) -> Iterator[Fate]:

@@ -17,6 +17,7 @@ from penstock_broker.storage import archive, recovery
 from penstock_broker.storage.archiver import Archiver
 from penstock_broker.storage.blocks import BLOCK_HEADER_BYTES, StoredBlock, encode_block_header, padded
 from penstock_broker.storage.checkpoint import HEADER_BYTES
+from penstock_broker.storage.compactor import Compacted
 from penstock_broker.storage.entries import NOTHING, At, Body, Part
 from penstock_broker.storage.files import (
     PAGE_BYTES,
@@ -76,6 +77,10 @@ class Machines(recovery.Fold, Protocol):
         """The machine with that log."""
         ...
 
+    def compacted(self) -> Iterable[Compacted]:
+        """Machines whose logs are to be compacted, and whole."""
+        ...
+
     @property
     def corrupt(self) -> Collection[bytes]:
         """Machines whose snapshots are damaged: what they hold here is not their state."""
@@ -84,11 +89,13 @@ class Machines(recovery.Fold, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Sizes in bytes. `budget` None: 1 GiB, at most an eighth of the file system."""
+    """Sizes in bytes. `budget` None: 1 GiB, at most an eighth of the file system. `dirty_ratio`: share of a
+    log that is not compacted yet from which on it is."""
 
     budget: int | None
     file_min: int
     file_max: int
+    dirty_ratio: float
 
 
 def sizes_for(settings: EngineSettings, space: Space) -> JournalSettings:
@@ -143,7 +150,9 @@ class Engine(Generic[T]):
         self.journal: Journal[T] = Journal(self.sizes, self._random, report.boot + 1)
         self.reads = Reads(self._files, self.journal)
         self._saver = Saver(self._machines, report.slots, self.sizes.budget, report.entries)
-        self.archiver: Archiver[T] = Archiver(self, self._machines, self.node, self._use)
+        self.archiver: Archiver[T] = Archiver(
+            self, self._machines, self.node, self._use, self._settings.dirty_ratio
+        )
         self._open_journal(report, max(wall, report.time))
         self._prove_checkpoint(report)
         self._drop_leftovers()
@@ -268,9 +277,9 @@ class Engine(Generic[T]):
             self.start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
         return jobs
 
-    def load(self, extent_job: Load, then: Callable[[object], None]) -> None:
+    def load(self, load: Load, then: Callable[[object], None]) -> None:
         """Run a Load and hand its result (bytes, or the exception) to `then`."""
-        self.start(extent_job, then, self._pending)
+        self.start(load, then, self._pending)
 
     def done(self, job: Job, result: object) -> None:
         """The result of a job. Raises `StorageFailed` when the broker must stop."""

@@ -85,6 +85,7 @@ class Kind(IntEnum):
     DROPPED = 52  # node: segment `base` holds nothing alive
     MOVED = 54  # the stretches in base … base + messages now lie elsewhere, or are gone; detail: STRETCHes
     TRIMMED = 55  # offsets below base are gone
+    CLEANED = 57  # a log is compacted up to base; detail: CLEANED
     WRITTEN = 56  # node: so many bytes of segment `base` count; detail: SIZE
 
 
@@ -99,6 +100,7 @@ RETURN = Struct("<QIHHQ")  # first, messages, failures, waiting, due (wall ms; 0
 OFFSET = Struct("<16sQH")  # log, offset, metadata bytes that follow
 STRETCH = Struct("<QIIIIIQQQ")  # first, messages, alive, segment, blocks, length, at, time, until
 SIZE = Struct("<Q")
+CLEANED = Struct("<QQQQ")  # horizon, since, at (wall ms), removed: see compaction.Cleaned
 
 
 class Part(NamedTuple):

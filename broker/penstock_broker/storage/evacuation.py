@@ -23,7 +23,7 @@ from penstock_broker.storage.files import Extent
 from penstock_broker.storage.log import Stretch, Use
 from penstock_broker.storage.node import Node
 from penstock_broker.storage.reads import Cold, Loaded, Reads, block_extent
-from penstock_broker.storage.segment import decode_head, head_bytes, segment_name
+from penstock_broker.storage.segment import Indexed, decode_head, head_bytes, segment_name
 
 ALIVE_SHARE = 4
 """A segment with less than one in so many bytes alive is evacuated."""
@@ -90,24 +90,32 @@ class Evacuation:
                 if batches is None:
                     self.damaged.add(number)
                     continue
-                yield Moved(owner, Kind.MOVED, stretch.first, stretch.messages, batches)
+                yield Moved(owner, Kind.MOVED, stretch.first, stretch.messages, batches, stretch.alive)
                 size += sum(batch.length for batch in batches)
                 if size >= RUN_BYTES_MAX:
                     return
+
+
+def whole_index(
+    owner: Owner, stretch: Stretch, reads: Reads
+) -> Generator[Extent | None, bytes, list[Indexed] | None]:
+    """Where each block of a stretch lies; None if that cannot be known of all."""
+    loaded: Loaded = {}
+    while True:
+        try:
+            index = reads.index(owner.log, stretch, loaded)
+        except Cold as cold:
+            loaded[cold.extent] = yield cold.extent
+        else:
+            return index if len(index) == stretch.blocks else None
 
 
 def _kept(
     owner: Owner, stretch: Stretch, reads: Reads
 ) -> Generator[Extent | None, bytes, list[Batch] | None]:
     """The batches of a stretch that are wanted; None if some of it cannot be read."""
-    loaded: Loaded = {}
-    while True:
-        try:
-            index = reads.index(owner.log, stretch, loaded)
-            break
-        except Cold as cold:
-            loaded[cold.extent] = yield cold.extent
-    if len(index) < stretch.blocks:
+    index = yield from whole_index(owner, stretch, reads)
+    if index is None:
         return None
     batches: list[Batch] = []
     for number, block in enumerate(index):

@@ -291,6 +291,14 @@ class Log:
             base, messages, _, length, time, _ = self._young.row(index)
             yield Place(base + messages, length, time, time)
 
+    def old_bytes(self, first: int) -> int:
+        """Bytes of the stretches that end behind offset `first`."""
+        old = self._old
+        index = max(old.first, old.find(first))
+        if index < len(old.arrays[0]) and old.arrays[0][index] + old.arrays[1][index] <= first:
+            index += 1
+        return sum(old.arrays[5][index:])
+
     @property
     def old_end(self) -> int:
         """The offset behind the last stretch; `start` without one."""

@@ -16,6 +16,7 @@ from penstock_broker.queues.policy import policy_for
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.storage import entries
+from penstock_broker.storage.compaction import Cleaned
 from penstock_broker.storage.entries import Kind, Part
 from penstock_broker.storage.log import Log, Stretch, Use
 from penstock_broker.storage.node import COMMON, Node
@@ -105,6 +106,10 @@ def _trimmed(part: Part, _: Names) -> Values:
     return {"start": part.base}
 
 
+def _cleaned(part: Part, _: Names) -> Values:
+    return Cleaned(part.base, *entries.CLEANED.unpack(part.detail))._asdict()
+
+
 def _boot(part: Part, _: Names) -> Values:
     return {"boot": part.base, "clean": bool(part.flags)}
 
@@ -122,6 +127,7 @@ DETAILS: dict[int, Callable[[Part, Names], Values]] = {
     Kind.ARCHIVED: _stretches,
     Kind.MOVED: _stretches,
     Kind.TRIMMED: _trimmed,
+    Kind.CLEANED: _cleaned,
     Kind.SEGMENT: _segment,
     Kind.WRITTEN: _written,
     Kind.DROPPED: _dropped,

@@ -1,11 +1,13 @@
 """A partition: an ordered log of records that anybody may read at any kept offset."""
 
 import heapq
+from struct import Struct
 from typing import Any, NamedTuple
 
 from penstock_broker.durability import FSYNC
 from penstock_broker.producers import Outcome, Producers
 from penstock_broker.storage import entries
+from penstock_broker.storage.compaction import Cleaned
 from penstock_broker.storage.entries import At, Kind, Part
 from penstock_broker.storage.log import Log
 from penstock_broker.topics.policy import Policy
@@ -13,6 +15,7 @@ from penstock_protocol.errors import OffsetOutOfRange
 
 KIND = 4
 """Its kind in a checkpoint."""
+SNAPSHOT = Struct("<QQQQQ")  # cleaned upto, horizon, since, at, removed
 
 
 class Parked(NamedTuple):
@@ -40,6 +43,7 @@ class Partition:
         self.log = log
         self.changed_at = 0
         self.producers = Producers()
+        self.cleaned = Cleaned()
         self.records_dropped = 0
         """By retention, since the node started; offsets, holes included."""
         self.bytes_dropped = 0
@@ -59,6 +63,8 @@ class Partition:
             self.log.moved(part)
         elif part.kind == Kind.TRIMMED:
             self.log.trim(part.base)
+        elif part.kind == Kind.CLEANED:
+            self.cleaned = Cleaned(part.base, *entries.CLEANED.unpack(part.detail))
         else:
             assert part.kind == Kind.ARCHIVED, f"a partition knows no part of kind {part.kind}"
             self.log.archived(part)
@@ -133,12 +139,26 @@ class Partition:
         """How many offsets in that range are kept."""
         return max(0, first + messages - max(first, self.log.start))
 
+    # ---- Compaction
+
+    @property
+    def compacts(self) -> bool:
+        """Older records of a key give way to the last."""
+        return self.policy.compacts
+
+    @property
+    def tombstone_retention(self) -> int:
+        """How long (ms) a tombstone outlives the records it took away."""
+        return self.policy.tombstone_retention
+
     # ---- Snapshot
 
     def snapshot(self) -> bytes:
         """Everything durable, as bytes."""
-        return self.producers.snapshot() + self.log.snapshot()
+        return SNAPSHOT.pack(*self.cleaned) + self.producers.snapshot() + self.log.snapshot()
 
     def restore(self, data: memoryview) -> None:
         """The inverse of `snapshot`."""
-        self.log.restore(data[self.producers.restore(data) :])
+        self.cleaned = Cleaned(*SNAPSHOT.unpack_from(data))
+        rest = data[SNAPSHOT.size :]
+        self.log.restore(rest[self.producers.restore(rest) :])

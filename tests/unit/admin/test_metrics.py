@@ -40,10 +40,13 @@ def queue(name: str, ready: int, age: float) -> QueueFacts:
     )
 
 
+LINES_1 = PartitionFacts("lines", 1, 0, 3, 300, 0, 0, 0, None, 0)
+
+
 def node(queues: list[QueueFacts]) -> NodeFacts:
     return NodeFacts(
         queues,
-        [PartitionFacts("lines", 0, 5, 25, 2000, 5, 400), PartitionFacts("lines", 1, 0, 3, 300, 0, 0)],
+        [PartitionFacts("lines", 0, 5, 25, 2000, 5, 400, 9, 0.25, 7_000), LINES_1],
         [
             GroupFacts("readers", "lines", 0, 20, 25, 5, 1.5),
             GroupFacts("readers", "lines", 1, 1, 3, 2, 0.5),
@@ -99,6 +102,18 @@ def test_group_and_topic_show_every_partition() -> None:
     assert series["penstock_group_lag_records", place] == 5
     assert series["penstock_group_lag_seconds", place] == 1.5
     assert series["penstock_topic_end_offset", (("partition", "1"), ("topic", "lines"))] == 3
+
+
+def test_partition_shows_what_retention_and_compaction_did() -> None:
+    series = scrape(node([]))
+    compacted, other = ((("partition", number), ("topic", "lines")) for number in "01")
+    assert series["penstock_topic_dropped_records_total", compacted] == 5
+    assert series["penstock_topic_dropped_bytes_total", compacted] == 400
+    assert series["penstock_topic_compacted_records_total", compacted] == 9
+    assert series["penstock_topic_dirty_ratio", compacted] == 0.25
+    assert series["penstock_topic_compacted_timestamp_seconds", compacted] == 7
+    assert ("penstock_topic_dirty_ratio", other) not in series
+    assert ("penstock_topic_compacted_timestamp_seconds", other) not in series
 
 
 def test_requests_are_counted_by_verb_and_outcome_and_timed_by_verb() -> None:
