@@ -326,6 +326,7 @@ def _queue(document: dict[str, Any]) -> QueueDescription:
         document["created"],
         queue_settings_from_wire(document["settings"]),
         described(QueueStats, document["stats"]),
+        document.get("corrupt", False),
     )
 
 

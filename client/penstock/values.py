@@ -245,8 +245,8 @@ D = TypeVar("D")
 
 
 def described(cls: type[D], document: Mapping[str, Any]) -> D:
-    """A dataclass from the broker's document; fields that only a newer client knows are left out."""
-    return cls(**{name: document[name] for name in cls.__annotations__})
+    """A dataclass from the broker's document; fields without a default must be there."""
+    return cls(**{name: document[name] for name in cls.__annotations__ if name in document})
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,24 +265,27 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True)
 class QueueDescription:
-    """A queue as it is now. `created`: the call that returned this created it."""
+    """A queue as it is now. `created`: the call that returned this created it. `corrupt`: the broker cannot
+    tell what it holds; its counts mean nothing, and it can only be deleted."""
 
     name: str
     uuid: UUID
     created: bool
     settings: QueueSettings
     stats: QueueStats
+    corrupt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionDescription:
-    """One partition: offsets `start` … `end` can be fetched."""
+    """One partition: offsets `start` … `end` can be fetched; not if it is `corrupt`."""
 
     partition: int
     uuid: UUID
     start: int
     end: int
     bytes: int
+    corrupt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

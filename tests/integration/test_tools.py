@@ -326,6 +326,12 @@ def test_rotten_block_is_found_and_cut_and_the_broker_serves_again(start_broker:
     with RawClient(served.address) as client:
         client.create_queue("others")
         client.enqueue("others", b"1")
+    _, out, _ = run("queue", "list", "--url", served.url, "--json")
+    assert {each["name"]: each["corrupt"] for each in objects(out)} == {"jobs": True, "others": False}
+    assert run("queue", "delete", "jobs", "--yes", "--url", served.url)[0] == 0
+    with RawClient(served.address) as client:
+        client.create_queue("jobs")
+        client.enqueue("jobs", b"1")
     assert served.stop() == 0
 
 

@@ -32,6 +32,8 @@ def observed(life: Life) -> State:
     )
     state = State()
     for item in queues:
+        if item["corrupt"]:
+            raise Unreadable(f"queue {item['name']} is corrupt")
         state.queues[item["name"]] = _queue(life, item)
     for item in topics:
         state.topics[item["name"]] = [_partition(life, item["name"], each) for each in item["partitions"]]

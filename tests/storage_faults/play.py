@@ -308,6 +308,8 @@ class Play:
         except (Corrupt, Unreadable):
             if self.calm:
                 raise
+            self.life.files.close()
+            self.begin()  # what a start could not read, the next one can
             found = judged(self.life, allowed)
         self.history.restarted(found)
 
@@ -316,7 +318,8 @@ class Play:
         after = self.history.last.copy()
         for name, offset in self._unburied:
             if offset in after.queues[name].messages:
-                after.queues[f"{name}.dead"].append(after.queues[name].settle([offset]))
+                dead = after.queues.setdefault(f"{name}.dead", Queue(1_000_000))
+                dead.append(after.queues[name].settle([offset]))
         return after
 
     # ---- Asking

@@ -98,21 +98,21 @@ def list_queues(core: "Core", call: "Call", request: q.ListQueues) -> None:
     """Descriptions of queues, a page at a time."""
     check_between("limit", request.limit, 1, limits.LISTING_MAX)
     items, more = core.registry.catalogue.page("queue", request.prefix, request.after, request.limit)
-    found = [_queue(core.registry.queues[item.name], call.now) for item in items]
+    found = [_queue(core, core.registry.queues[item.name], call.now) for item in items]
     core.answer(call, Document(pack_document({"items": found, "more": more})))
 
 
 def describe_queue(core: "Core", call: "Call", request: q.DescribeQueue) -> None:
-    """Settings, uuid and counts of a queue."""
-    core.registry.queue(request.name)
+    """Settings, uuid and counts of a queue, whole or corrupt."""
+    core.registry.queue(request.name, whole=False)
     _answer_queue(core, call, request.name)
 
 
 def _answer_queue(core: "Core", call: "Call", name: str, *, created: bool = False) -> None:
-    core.answer(call, Document(pack_document(_queue(core.registry.queues[name], call.now, created=created))))
+    core.answer(call, Document(pack_document(_queue(core, core.registry.queues[name], call.now, created=created))))
 
 
-def _queue(queue: Queue, now: "Now", *, created: bool = False) -> dict[str, Any]:
+def _queue(core: "Core", queue: Queue, now: "Now", *, created: bool = False) -> dict[str, Any]:
     oldest = min(queue.oldest_times().values(), default=None)
     stats = {
         "ready": queue.ready,
@@ -123,8 +123,14 @@ def _queue(queue: Queue, now: "Now", *, created: bool = False) -> dict[str, Any]
         "oldest_age": None if oldest is None else max(0, now.wall - oldest) / 1000,
         "bytes": queue.log.size_bytes,
     }
-    settings = queue.policy.as_map()
-    return {"name": queue.name, "uuid": queue.uuid, "created": created, "settings": settings, "stats": stats}
+    return {
+        "name": queue.name,
+        "uuid": queue.uuid,
+        "created": created,
+        "corrupt": queue.uuid in core.registry.corrupt,
+        "settings": queue.policy.as_map(),
+        "stats": stats,
+    }
 
 
 # ---- Topics
@@ -189,7 +195,7 @@ def list_topics(core: "Core", call: "Call", request: t.ListTopics) -> None:
     """Descriptions of topics, a page at a time."""
     check_between("limit", request.limit, 1, limits.LISTING_MAX)
     items, more = core.registry.catalogue.page("topic", request.prefix, request.after, request.limit)
-    found = [_topic(core.registry.topics[item.name]) for item in items]
+    found = [_topic(core, core.registry.topics[item.name]) for item in items]
     core.answer(call, Document(pack_document({"items": found, "more": more})))
 
 
@@ -200,14 +206,15 @@ def describe_topic(core: "Core", call: "Call", request: t.DescribeTopic) -> None
 
 
 def _answer_topic(core: "Core", call: "Call", name: str, *, created: bool = False) -> None:
-    core.answer(call, Document(pack_document(_topic(core.registry.topics[name], created=created))))
+    core.answer(call, Document(pack_document(_topic(core, core.registry.topics[name], created=created))))
 
 
-def _topic(topic: Topic, *, created: bool = False) -> dict[str, Any]:
+def _topic(core: "Core", topic: Topic, *, created: bool = False) -> dict[str, Any]:
     partitions = [
         {
             "partition": partition.number,
             "uuid": partition.uuid,
+            "corrupt": partition.uuid in core.registry.corrupt,
             "start": partition.log.start,
             "end": partition.log.end,
             "bytes": partition.log.size_bytes,

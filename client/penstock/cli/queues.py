@@ -56,6 +56,7 @@ def as_json(queue: QueueDescription) -> dict[str, Any]:
     return {
         "name": queue.name,
         "uuid": queue.uuid,
+        "corrupt": queue.corrupt,
         "settings": _settings(queue),
         "stats": asdict(queue.stats),
     }
@@ -69,6 +70,8 @@ def _settings(queue: QueueDescription) -> dict[str, Any]:
 
 
 def _row(queue: QueueDescription) -> tuple[object, ...]:
+    if queue.corrupt:
+        return (queue.name, "corrupt", *(None for _ in HEAD[2:]))
     stats = queue.stats
     oldest = None if stats.oldest_age is None else duration_text(round(stats.oldest_age))
     counts = (stats.ready, stats.delayed, stats.in_flight, stats.waiting, stats.settled_total)

@@ -17,7 +17,7 @@ from penstock.cli.arguments import (
 from penstock.cli.command import YES, Call, Command, Usage, confirm, note
 from penstock.cli.queues import IF_EXISTS, PREFIX
 from penstock.cli.records import TOPIC
-from penstock.values import TopicDescription
+from penstock.values import PartitionDescription, TopicDescription
 
 SETTINGS = (
     Setting("partitions", COUNT, "how many may be read side by side (1); fixed once created"),
@@ -79,15 +79,19 @@ async def _list(call: Call) -> None:
         await call.out.rows(("TOPIC", "PARTITIONS", "RECORDS", "BYTES"), rows)
 
 
+def _counts(partition: PartitionDescription) -> tuple[object, ...]:
+    if partition.corrupt:
+        return ("corrupt", None, None, None)
+    start, end = partition.start, partition.end
+    return (start, end, end - start, about_size(partition.bytes))
+
+
 async def _describe(call: Call) -> None:
     topic = await call.client.describe_topic(call.options.topic)
     if call.out.json:
         await call.out.objects([as_json(topic)])
         return
-    rows = [
-        (topic.name, each.partition, each.start, each.end, each.end - each.start, about_size(each.bytes))
-        for each in topic.partitions
-    ]
+    rows = [(topic.name, each.partition, *_counts(each)) for each in topic.partitions]
     await call.out.rows(("TOPIC", "PARTITION", "START", "END", "RECORDS", "BYTES"), rows)
     await call.out.write(b"\n")
     await call.out.rows(("NAME", "VALUE"), settings_shown(topic.settings, SETTINGS))
