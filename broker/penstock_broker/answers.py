@@ -100,7 +100,7 @@ def cold_extents(reading: Reading, reads: Reads) -> list[Load]:
 
 def materialize(reading: Reading, reads: Reads) -> Any:
     """The message with its bytes. Raises `Corrupt` if the first bytes already are, or any under a lease,
-    which would run on undelivered; `Cold` never after `cold_extents` found none."""
+    which would run on undelivered; `Cold` where an index was dropped since `cold_extents` saw it."""
     heads: list[bytes] = []
     buffers: list[Buffer] = []
     end = reading.runs[0].first

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from penstock_broker import durability
 from penstock_broker.alarms import Alarms
-from penstock_broker.answers import Answer, Call, Reading, cold_extents, materialize
+from penstock_broker.answers import Answer, Call, Cold, Reading, cold_extents, materialize
 from penstock_broker.burial import Burial
 from penstock_broker.clock import Now
 from penstock_broker.deliveries import DELIVER, Deliveries
@@ -380,8 +380,7 @@ class Core:
                 reading.lost()
             return
         if reading is not None and not self._may_go(connection, reading):
-            self._held.add(connection)
-            self._deferred.append(answer)
+            self._hold(answer)
             return
         message = answer.message if reading is None else self._read(answer, reading)
         if message is None:
@@ -391,6 +390,11 @@ class Core:
             connection.documents -= len(message.payload)
         if call.correlation or call.verb is DELIVER:
             self._outputs.append(Send(connection, call.verb, call.correlation, message))
+
+    def _hold(self, answer: Answer) -> None:
+        """It goes later, and so does everything behind it on its connection."""
+        self._held.add(answer.call.connection)
+        self._deferred.append(answer)
 
     def _may_go(self, connection: Connection, reading: Reading) -> bool:
         """The connection takes more, nothing of its own has to go before, and the bytes are in memory."""
@@ -402,11 +406,15 @@ class Core:
         return not reading.loading
 
     def _read(self, answer: Answer, reading: Reading) -> Any:
-        """The message with its bytes; None if it is not wanted any more."""
+        """The message with its bytes; None if it is not wanted any more, or has to wait after all."""
         if self.registry.get(reading.log.uuid) is None:
             return NotFound("it was deleted") if answer.call.correlation else None
         try:
             message = materialize(reading, self.engine.reads)
+        except Cold as cold:
+            self._load(Load(*cold.extent[:3]), reading)
+            self._hold(answer)
+            return None
         except Corrupt as error:
             if reading.lost is not None:
                 reading.lost()

@@ -15,7 +15,7 @@ from tests.crash.run import Era, Evidence, run
 from tests.sim.checker import check
 from tests.sim.history import Record
 
-CYCLES, SEED = 12, 1
+CYCLES, SEED = 40, 1
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ class OneTopic(Bench):
 
     def produce(self, *bodies: bytes, partition: int = 0, after: int = 0) -> None:
         self.clock.advance(after)
-        self.call(self.peer, t.Produce(TOPIC, partition, batch(*bodies)))
+        self.until_taken(self.peer, t.Produce(TOPIC, partition, batch(*bodies)))
 
     def fetch(self, offset: int, records: int = 1_000) -> Any:
         return self.call(self.peer, t.Fetch(TOPIC, 0, offset, records, 1 << 20, 0))

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from tests.sim.run import simulate
 
-OPS = 600
+OPS = 2_000
 RARE = (
     "Load failed",
     "archive run",
@@ -37,7 +37,7 @@ RARE = (
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("first", "last"), [(1, 120), (121, 240)])
+@pytest.mark.parametrize(("first", "last"), [(1, 150), (151, 300)])
 def test_no_seed_has_an_anomaly_and_rare_things_happened(first: int, last: int) -> None:
     met: Counter[str] = Counter()
     anomalies = {}

@@ -109,7 +109,9 @@ def describe_queue(core: "Core", call: "Call", request: q.DescribeQueue) -> None
 
 
 def _answer_queue(core: "Core", call: "Call", name: str, *, created: bool = False) -> None:
-    core.answer(call, Document(pack_document(_queue(core, core.registry.queues[name], call.now, created=created))))
+    core.answer(
+        call, Document(pack_document(_queue(core, core.registry.queues[name], call.now, created=created)))
+    )
 
 
 def _queue(core: "Core", queue: Queue, now: "Now", *, created: bool = False) -> dict[str, Any]:

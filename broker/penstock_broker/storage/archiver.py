@@ -20,7 +20,8 @@ from penstock_broker.storage.compactor import Compacted, Compactor
 from penstock_broker.storage.entries import Kind, Part
 from penstock_broker.storage.evacuation import Evacuation
 from penstock_broker.storage.files import Drop, Extent, Job, Load, StorageError
-from penstock_broker.storage.journal import Journal, JournalFile, JournalSettings
+from penstock_broker.storage.gathered import JournalFile
+from penstock_broker.storage.journal import Journal, JournalSettings
 from penstock_broker.storage.log import Use
 from penstock_broker.storage.node import NODE, Node
 from penstock_broker.storage.reads import Reads

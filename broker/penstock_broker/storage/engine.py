@@ -35,7 +35,8 @@ from penstock_broker.storage.files import (
     Sync,
     Write,
 )
-from penstock_broker.storage.journal import NOW, Journal, JournalFile, JournalSettings
+from penstock_broker.storage.gathered import NOW, JournalFile
+from penstock_broker.storage.journal import Journal, JournalSettings
 from penstock_broker.storage.log import Use
 from penstock_broker.storage.node import Node
 from penstock_broker.storage.reads import Reads
@@ -258,8 +259,6 @@ class Engine(Generic[T]):
             raise DiskFull(f"the disk has {self.space.free:,} bytes left", retry_after=1.0)
         if journal.bytes + journal.gathered > self.sizes.budget + self.sizes.file_max:
             raise Busy("the journal is over its budget until the archiver has moved on", retry_after=0.05)
-        if journal.room < 0:
-            raise Busy("the next journal files are being prepared", retry_after=0.01)
 
     def wait(self, position: int, waiter: T, within: int = FSYNC) -> None:
         """Put `waiter` into `journal.released` once everything below `position` is durable; in a weaker mode

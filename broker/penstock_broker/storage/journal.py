@@ -6,8 +6,8 @@
 Invariants: an entry lies in one block, a block in one file. One write or sync is under way; a sync covers
 all that was written before it began. Every file but the last is wholly durable. Nothing is released to
 anybody before the block it depends on is written or, as its mode says, durable. Files are prepared ahead
-and recycled; the last spares are kept for what frees space (settles, commits, deletes), never spent on
-publishes.
+and recycled. A publish is only taken where a file that is ready has room for its block, and another one
+is left to what frees space (settles, commits, deletes): no disk that fills later can hold it up.
 
 The journal knows bytes and positions. What an entry means, and when a file may go, others know.
 """
@@ -16,21 +16,22 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
-from penstock_broker.durability import FSYNC, OS_MS
+from penstock_broker.durability import FSYNC
 from penstock_broker.storage import entries
 from penstock_broker.storage.blocks import (
     BLOCK_HEADER_BYTES,
     BlockHeader,
     encode_block_header,
     encode_file_header,
-    file_name,
     padded,
 )
 from penstock_broker.storage.entries import At, Body, Part
 from penstock_broker.storage.files import PAGE_BYTES, Drop, Job, Prepare, Sync, Write
+from penstock_broker.storage.gathered import NEVER, NOW, Block, JournalFile, Reserved, Room
 from penstock_protocol.errors import Busy, TooLarge
 
 BLOCK_BYTES_MAX = 4 << 20
@@ -42,9 +43,6 @@ RECYCLABLE_MAX = 4
 FAST_FILL_MS = 2_000
 """A file filled faster than this makes the next one twice as large."""
 
-NOW, NEVER = 0, OS_MS
-"""When a sync is due: mono ms, or one of these."""
-
 T = TypeVar("T")
 
 
@@ -55,66 +53,6 @@ class JournalSettings:
     budget: int
     file_min: int
     file_max: int
-
-
-class JournalFile:
-    """A journal file in use or ready for it. `start`: journal position of its first block."""
-
-    __slots__ = ("name", "number", "salt", "since", "size", "start", "used", "viewable")
-
-    def __init__(self, number: int, salt: int, size: int, *, viewable: bool) -> None:
-        self.number = number
-        self.name = file_name(number)
-        self.salt = salt
-        self.size = size
-        self.start = -1
-        self.used = PAGE_BYTES
-        self.since = 0
-        self.viewable = viewable
-        """Written in this life: its bytes are served from the map."""
-
-    @property
-    def end(self) -> int:
-        """Journal position behind its last block."""
-        return self.start + self.used - PAGE_BYTES
-
-
-class Block(Generic[T]):
-    """Entries being gathered, and who waits for them."""
-
-    __slots__ = ("alone", "buffer", "due", "entries", "start", "used", "view", "waiting", "within")
-
-    def __init__(self, start: int, buffer: bytearray, *, alone: bool = False) -> None:
-        self.start = start
-        self.buffer = buffer
-        self.view = memoryview(buffer)
-        self.used = BLOCK_HEADER_BYTES
-        self.entries = 0
-        self.alone = alone
-        """Too large to share: one entry, in a file of its own."""
-        self.waiting: list[tuple[int, T]] = []
-        """Who waits, and within which time a sync is due for them."""
-        self.within = NEVER
-        """The strictest mode of its newest entries, in ms from the next look at the clock."""
-        self.due = NEVER
-        """The mono ms by which a sync must begin that covers its entries."""
-
-    @property
-    def end(self) -> int:
-        """Position behind the block, padding included."""
-        return self.start + padded(self.used)
-
-
-class Reserved:
-    """Room taken for an entry: where its parts will stand, before a byte is copied."""
-
-    __slots__ = ("bodies", "head", "length", "places")
-
-    def __init__(self, head: bytes, bodies: Sequence[Body], length: int, places: list[At]) -> None:
-        self.head = head
-        self.bodies = bodies
-        self.length = length
-        self.places = places
 
 
 class Places(Protocol):
@@ -161,6 +99,8 @@ class Journal(Generic[T]):
         self._preparing: dict[str, JournalFile] = {}
         self._recyclable: list[tuple[str, int]] = []
         self._number = 0
+        self._wanted = 0
+        """Size of a file that a publish was refused for."""
         self.file_size = settings.file_min
         self.entries_total = 0
         self.bytes_total = 0
@@ -212,7 +152,7 @@ class Journal(Generic[T]):
         its sync may wait.
 
         Raises `TooLarge` for an entry beyond half the budget and, for publishes, `Busy` when every block
-        buffer is full. Nothing has changed then.
+        buffer is full, or no file is ready for it. Nothing has changed then.
         """
         self.time = max(self.time, wall)
         head, starts = entries.encode(parts, bodies, self.time)
@@ -286,23 +226,52 @@ class Journal(Generic[T]):
         block = self._blocks[-1] if self._blocks else None
         sealed = self._writing and len(self._blocks) == 1
         gathering = None if sealed else block
-        capacity = min(BLOCK_BYTES_MAX, self.file_size - PAGE_BYTES)
-        if gathering is not None and gathering.used + length <= min(len(gathering.buffer), capacity):
-            return gathering
+        if gathering is not None:
+            most = gathering.most_published if publish else gathering.most
+            if gathering.used + length <= most:
+                return gathering
         needed = BLOCK_HEADER_BYTES + length
-        alone = needed > capacity
-        if alone and needed + PAGE_BYTES > self.settings.budget // 2:
+        if needed + PAGE_BYTES > self.settings.budget // 2:
             raise TooLarge(f"a change of {length:,} bytes; the journal takes {self.settings.budget // 2:,}")
-        if publish and sum(waiting.used for waiting in self._blocks) + needed > GATHERED_BYTES_MAX + capacity:
-            raise Busy("every block buffer is full: the disk is slower than the publishers", retry_after=0.01)
+        alone = needed > self._buffer_bytes
+        room = self._room(alone=alone)
+        if publish:
+            self._check_room(padded(needed), room)
         if alone:
             buffer = bytearray(padded(needed))
         else:
             buffer = self._buffers.pop() if self._buffers else bytearray(self._buffer_bytes)
+        if room.most < needed:  # a file is prepared for it
+            room = Room(len(buffer), 0)
         start = padded(self.end) if block is None else block.end
-        fresh = Block[T](start, buffer, alone=alone)
+        fresh = Block[T](start, buffer, room, alone=alone)
         self._blocks.append(fresh)
         return fresh
+
+    def _room(self, *, alone: bool) -> Room:
+        """For one more block behind those that are gathered, which go where `_next_write` will put them."""
+        file = self.files[-1] if self.files else None
+        left = file.size - file.used if file is not None else 0
+        spares = [spare.size - PAGE_BYTES for spare in self._spares]
+        for block in islice(self._blocks, int(self._writing), None):
+            size = padded(block.used)
+            if block.alone or size > left:
+                left = next((spare for spare in spares if spare >= size), 0)
+                if not left:
+                    return Room(0, 0)
+                spares.remove(left)
+            left -= size
+        here = 0 if alone else left
+        most = max(here, *spares, 0)
+        return Room(most, most if len(spares) > 1 else here if spares else here - self.settings.file_min)
+
+    def _check_room(self, size: int, room: Room) -> None:
+        """Raise `Busy` unless a publish can have a block of `size` bytes, which it will then not wait for."""
+        if self.gathered + size > GATHERED_BYTES_MAX + self._buffer_bytes:
+            raise Busy("every block buffer is full: the disk is slower than the publishers", retry_after=0.01)
+        if size > room.published:
+            self._wanted = size + PAGE_BYTES
+            raise Busy("the next journal files are being prepared", retry_after=0.01)
 
     # ---- Writing
 
@@ -376,16 +345,16 @@ class Journal(Generic[T]):
 
     def _prepares(self) -> list[Job]:
         jobs: list[Job] = []
-        sizes = [self.file_size] * max(0, SPARES - len(self._spares) - len(self._preparing))
-        if self._blocks and not self._writing:
-            needed = padded(self._blocks[0].used) + PAGE_BYTES
-            ahead = [*self._spares, *self._preparing.values()]
-            file = self.files[-1] if self.files and not self._blocks[0].alone else None
-            room = file.size - file.used if file else 0
-            if room < needed - PAGE_BYTES and not any(file.size >= needed for file in ahead):
-                sizes = [max(needed, self.file_size), *sizes[1:]]
         if self.full:
             return jobs
+        ahead = [*self._spares, *self._preparing.values()]
+        needed = max(self._wanted, self._needed())
+        if self.file_size < needed <= self.settings.file_max:
+            self.file_size = min(1 << (needed - 1).bit_length(), self.settings.file_max)
+        sizes = [self.file_size] * max(0, SPARES - len(ahead))
+        if needed and not any(file.size >= needed for file in ahead):
+            sizes = [max(needed, self.file_size), *sizes[1:]]
+        self._wanted = 0
         for size in sizes:
             recycle = next((name for name, has in self._recyclable if has == size), None)
             if recycle is not None:
@@ -394,6 +363,15 @@ class Journal(Generic[T]):
             self._preparing[file.name] = file
             jobs.append(job)
         return jobs
+
+    def _needed(self) -> int:
+        """Size of the file without which the oldest block cannot be written; 0 if none is needed."""
+        if not self._blocks or self._writing:
+            return 0
+        block = self._blocks[0]
+        size = padded(block.used)
+        file = self.files[-1] if self.files and not block.alone else None
+        return size + PAGE_BYTES if file is None or file.size - file.used < size else 0
 
     def prepared(self, job: Prepare, *, ok: bool) -> None:
         """A Prepare ended; a failed one is tried again when `full` is reset."""
@@ -463,14 +441,6 @@ class Journal(Generic[T]):
             return 0
         begun = self._blocks[0].end if self._writing else self._blocks[0].start
         return max(0, self.end - begun)
-
-    @property
-    def room(self) -> int:
-        """Bytes that publishes may still gather: what goes into the file in use and those ahead, but for a
-        small file's worth that is kept for what frees space."""
-        file = self.files[-1]
-        ahead = sum(other.size - PAGE_BYTES for other in self._preparing.values())
-        return file.size - file.used + self.spare_bytes + ahead - self.settings.file_min - self.gathered
 
     @property
     def bytes(self) -> int:

@@ -370,9 +370,10 @@ class Log:
             )
             offset, behind = max(offset, begin), begin + place.messages
             inside = -(-(behind - offset) * held // place.messages)
-            fitting = min(left, max(room * held // place.length, 0 if room < size else 1))
+            least = 1 if left == messages else 0
+            fitting = min(left, max(room * held // place.length, least))
             if fitting < inside:
-                return offset + max(fitting * place.messages // held, 0 if room < size else 1)
+                return offset + max(fitting * place.messages // held, least)
             left -= inside
             room -= inside * place.length // held
             offset = behind

@@ -14,7 +14,7 @@ from penstock_broker.settings import CoreSettings
 from penstock_broker.storage.files import Job, StorageError
 from penstock_protocol import verbs
 from penstock_protocol.batch import BatchBuilder, BatchView
-from penstock_protocol.errors import Error
+from penstock_protocol.errors import Busy, Error
 from penstock_protocol.messages.queues import Ack, CreateQueue, Enqueue, Peek, Receive
 from penstock_protocol.messages.session import MAGIC, Hello
 from penstock_protocol.slices import Range, decode_slices, encode_ranges
@@ -123,9 +123,17 @@ class OneNode:
             builder = BatchBuilder()
             builder.extend([body])
             self.open.append(body)
-            self.ask(Enqueue(QUEUE, memoryview(builder.encode())))
+            self._publish(Enqueue(QUEUE, memoryview(builder.encode())))
             self.confirmed.append(self.open.pop())
         return self
+
+    def _publish(self, request: Enqueue) -> None:
+        """As a client does: it is sent again once, when the file that it needs is ready."""
+        try:
+            self.ask(request)
+        except Busy:
+            self.turn()
+            self.ask(request)
 
     def receive(self, messages: int) -> list[Range]:
         """Lease the oldest messages."""

@@ -4,7 +4,7 @@ import pytest
 from tests.model.bench import Bench
 
 from penstock_broker.storage.files import Load
-from penstock_broker.storage.journal import JournalFile
+from penstock_broker.storage.gathered import JournalFile
 from penstock_protocol.messages import queues as q
 from penstock_protocol.slices import encode_ranges
 

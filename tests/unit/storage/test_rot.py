@@ -6,7 +6,7 @@ from tests.unit.storage.one_node import OneNode
 
 from penstock_broker.storage.blocks import BLOCK_HEADER_BYTES
 from penstock_broker.storage.files import PAGE_BYTES, StorageError
-from penstock_broker.storage.journal import JournalFile
+from penstock_broker.storage.gathered import JournalFile
 from penstock_protocol.errors import Corrupt
 
 MASK = 0x41
