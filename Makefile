@@ -6,19 +6,22 @@ BIN    := $(VENV)/bin
 DATA   ?= ./data
 SEED   ?= 1
 OPS    ?= 2000
+SEEDS  ?= 301-1000
 CYCLES ?= 500
 CUTS   ?= 1000
 KIND   ?= ext4
 RUNS   ?= 200
 SECS   ?= 3600
+STATES ?= 1000000
+SHARE  ?= 1.0
 SCENARIO ?=
 PEERS  ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: sim-one help serve test check format lint types house unit sim integration crash kill disk powercut fsyncgate diskfull gate wheel demo bench compare profile micro clean
+.PHONY: help serve test check format lint types house unit faults integration sim sim-one sim-many crash crash-states failing-calls rot mutants kill disk powercut fsyncgate diskfull gate wheel demo bench compare profile micro clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 $(VENV)/.base:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Penstock needs Python 3.11 or newer: make PYTHON=python3.12 …")'
@@ -45,7 +48,7 @@ $(VENV)/.dev: $(VENV)/.peers
 serve: $(VENV)/.server  ## set up, and run the broker with its data in ./data
 	@exec $(BIN)/penstock serve --data $(DATA)
 
-test: check integration sim crash wheel disk  ## set up, and run every test that CI runs
+test: check faults sim crash wheel disk  ## set up, and run every test that CI runs
 	@echo "all tests passed"
 
 gate:  ## `make test`, and nothing of it may have been left out
@@ -70,14 +73,32 @@ house: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/pytest -q -n 2 tests/unit tests/format tests/fakes tests/model tests/sim/test_history.py
 
-integration: $(VENV)/.dev
+faults: $(VENV)/.dev  ## every power cut, failing call and rotten byte of the storage, in short; and that mutants die
+	$(BIN)/pytest -q -n 2 tests/storage_faults tests/mutants
+
+crash-states: $(VENV)/.dev  ## by hand and for long: make crash-states STATES=1000000 SEED=1
+	$(BIN)/python -m tests.storage_faults.crash_states --states $(STATES) --seed $(SEED)
+
+failing-calls: $(VENV)/.dev  ## by hand, with another order of jobs: make failing-calls SEED=2
+	$(BIN)/python -m tests.storage_faults.failing_calls --seed $(SEED)
+
+rot: $(VENV)/.dev  ## by hand, every byte of every kind of file: make rot SEED=1
+	$(BIN)/python -m tests.storage_faults.rot --share $(SHARE) --seed $(SEED)
+
+mutants: $(VENV)/.dev  ## every bug of the bank, one by one: each must be noticed by the test named for it
+	$(BIN)/python -m tests.mutants.run
+
+integration: $(VENV)/.dev  ## against the source; `make test` runs the same against the wheel
 	$(BIN)/pytest -q -n 2 tests/integration
 
-sim: $(VENV)/.dev  ## the whole node from seeds; one of them: make sim-one SEED=7
+sim: $(VENV)/.dev  ## the whole node from seeds
 	$(BIN)/pytest -q -n 2 tests/sim
 
-sim-one: $(VENV)/.dev
+sim-one: $(VENV)/.dev  ## one of them: make sim-one SEED=7
 	$(BIN)/python -m tests.sim.run --seed $(SEED) --ops $(OPS)
+
+sim-many: $(VENV)/.dev  ## by hand and for long: make sim-many SEEDS=1-10000
+	$(BIN)/python -m tests.sim.run --seeds $(SEEDS) --ops $(OPS)
 
 crash: $(VENV)/.dev  ## kill -9 over the real process
 	$(BIN)/pytest -q tests/crash

@@ -126,6 +126,7 @@ async def take_pushed(field: Field, process: str) -> None:
                 handler = PushHandler(field, recorder, consumer)
                 with field.stopping(consumer.stop):
                     await asyncio.gather(*(handler.run() for _ in range(TASKS)))
+            recorder.note("disconnect")
 
 
 class PushHandler:
@@ -143,6 +144,7 @@ class PushHandler:
         async for message in self._consumer:
             self._left -= 1
             if self._left == 0:
+                self._recorder.note("disconnect")  # from now on what was not pushed yet goes to others
                 self._consumer.stop()
             await self._handle(message)
 

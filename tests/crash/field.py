@@ -23,6 +23,7 @@ RETRY = penstock.Backoff(initial=0.1, factor=2, max=0.4, jitter=0.2)
 BACKOFF_SECONDS = 0.4 * 1.2
 SIZES = (60, 60, 200, 200, 200, 1_000, 1_000, 4_000)
 LARGE = 300_000
+BATCH_MAX = 60
 """One body in five hundred: its entry is a block in a file of its own."""
 
 
@@ -39,6 +40,7 @@ class Field:
         self.up = asyncio.Event()
         self.idle = asyncio.Event()
         self.over = asyncio.Event()
+        self._made = self._large_from = 0
         self._stops: set[Callable[[], None]] = set()
 
     @contextmanager
@@ -73,8 +75,11 @@ class Field:
 
     def body(self, value: str) -> bytes:
         """A body that only this value can have, of some size."""
-        size = LARGE if self.random.random() < 1 / 500 else self.random.choice(SIZES)
-        return payload(value, size)
+        self._made += 1
+        if self._made >= self._large_from and self.random.random() < 1 / 500:
+            self._large_from = self._made + BATCH_MAX  # a batch of more than two would be too large
+            return payload(value, LARGE)
+        return payload(value, self.random.choice(SIZES))
 
     async def room(self) -> None:
         """Wait until there is something left to produce for, and a broker to take it."""

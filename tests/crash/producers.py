@@ -7,12 +7,11 @@ import penstock
 from penstock_protocol.batch import BatchBuilder
 from penstock_protocol.messages.queues import Enqueue
 from penstock_protocol.messages.topics import Produce
-from tests.crash.field import PARTITIONS, Field, values
+from tests.crash.field import BATCH_MAX, PARTITIONS, Field, values
 from tests.crash.ledger import asked
 from tests.integration.raw import RawClient
 
 CONCURRENT = 16
-BATCH_MAX = 60
 BATCHES_PER_CONNECTION = 6
 
 

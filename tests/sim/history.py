@@ -41,7 +41,8 @@ another one here.
                  of the retry curve, jitter included); comes before the first use of the queue
     deliver      queue, messages, process, since (the latest time at which the broker had surely not sent
                  them; may be absent): pushed messages
-    disconnect   process: its connection is lost or closed, its pushed messages may be given to others
+    disconnect   process: its connection is lost or closed, or it stops taking: its pushed messages may be
+                 given to others
     crash        the broker died; all leases are void
     clock        jump: the broker's wall clock was set by so many seconds
     trimmed      log and start: retention may have given up what lies before that offset

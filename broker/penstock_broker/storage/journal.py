@@ -256,7 +256,7 @@ class Journal(Generic[T]):
         for block in islice(self._blocks, int(self._writing), None):
             size = padded(block.used)
             if block.alone or size > left:
-                left = next((spare for spare in spares if spare >= size), 0)
+                left = min((spare for spare in spares if spare >= size), default=0)
                 if not left:
                     return Room(0, 0)
                 spares.remove(left)
@@ -336,7 +336,7 @@ class Journal(Generic[T]):
         fitting = [file for file in self._spares if file.size - PAGE_BYTES >= size]
         if not fitting:
             return None
-        file = fitting[0]
+        file = min(fitting, key=lambda spare: spare.size)  # what is larger was asked for, or will be
         self._spares.remove(file)
         if self.files and wall - self.files[-1].since < FAST_FILL_MS and not block.alone:
             self.file_size = min(self.file_size * 2, self.settings.file_max)
@@ -348,12 +348,13 @@ class Journal(Generic[T]):
         if self.full:
             return jobs
         ahead = [*self._spares, *self._preparing.values()]
-        needed = max(self._wanted, self._needed())
-        if self.file_size < needed <= self.settings.file_max:
-            self.file_size = min(1 << (needed - 1).bit_length(), self.settings.file_max)
+        needed, most = max(self._wanted, self._needed()), self.settings.file_max
+        if self.file_size < needed <= most:
+            self.file_size = min(1 << (needed - 1).bit_length(), most)
         sizes = [self.file_size] * max(0, SPARES - len(ahead))
         if needed and not any(file.size >= needed for file in ahead):
-            sizes = [max(needed, self.file_size), *sizes[1:]]
+            large = -(-needed // most) * most if needed > most else self.file_size
+            sizes = [large, *sizes[1:]]
         self._wanted = 0
         for size in sizes:
             recycle = next((name for name, has in self._recyclable if has == size), None)
