@@ -18,7 +18,7 @@ SCENARIO ?=
 PEERS  ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format lint types house unit faults integration sim sim-one sim-many crash crash-states failing-calls rot mutants kill disk powercut fsyncgate diskfull gate wheel demo bench compare profile micro clean
+.PHONY: help serve test check format lint types house unit faults integration sim sim-one sim-many crash coverage-table crash-states failing-calls rot mutants kill disk powercut fsyncgate diskfull gate wheel demo bench compare profile micro clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -87,6 +87,9 @@ rot: $(VENV)/.dev  ## by hand, every byte of every kind of file: make rot SEED=1
 
 mutants: $(VENV)/.dev  ## every bug of the bank, one by one: each must be noticed by the test named for it
 	$(BIN)/python -m tests.mutants.run
+
+coverage-table: $(VENV)/.dev  ## tests/COVERAGE.md: what is tried under which fault
+	$(BIN)/python -m tests.coverage_table >/dev/null
 
 integration: $(VENV)/.dev  ## against the source; `make test` runs the same against the wheel
 	$(BIN)/pytest -q -n 2 tests/integration

@@ -24,6 +24,11 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     return asyncio.run(run(tmp_path_factory.mktemp("kill"), CYCLES, SEED))
 
 
+@pytest.mark.covers(
+    *("enqueue", "receive/lease", "extend", "release", "nack/retry", "ack", "dead letter"),
+    *("produce", "fetch", "offsets", "producer dedup", "archive", "checkpoint"),
+    *("kill -9", "lost connection"),
+)
 def test_contract_holds_over_kill_9_under_load(evidence: Evidence) -> None:
     crashes = [record for record in evidence.records if record.get("f") == "crash"]
     assert len(crashes) >= CYCLES

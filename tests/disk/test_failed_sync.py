@@ -16,6 +16,10 @@ pytestmark = pytest.mark.root
 RUNS, SEED = 5, 1
 
 
+@pytest.mark.covers(
+    *("enqueue", "receive/lease", "ack", "produce", "fetch", "offsets"),
+    *("failed write/sync",),
+)
 def test_broker_ends_with_the_first_failed_sync_and_has_all_it_confirmed(tmp_path: Path) -> None:
     outcomes = runs(RUNS, SEED, tmp_path, None, print)
     assert [outcome.code for outcome in outcomes] == [STORAGE_FAILED] * RUNS

@@ -35,6 +35,10 @@ def prepare(tenant: Tenant) -> None:
             patiently(lambda: tenant.books.produce(tenant.client))
 
 
+@pytest.mark.covers(
+    *("enqueue", "receive/lease", "ack", "produce", "offsets"),
+    *("disk full",),
+)
 def test_publishing_goes_on_after_the_messages_that_fill_the_disk_are_settled(tenant: Tenant) -> None:
     with tenant.running():
         prepare(tenant)
@@ -81,6 +85,10 @@ def test_broker_lives_through_a_disk_that_fills_in_an_allocation(
             tenant.go_on_with_room()
 
 
+@pytest.mark.covers(
+    *("enqueue", "receive/lease", "ack", "produce", "offsets", "archive", "checkpoint"),
+    *("disk full", "kill -9", "checkpoint damaged"),
+)
 def test_default_configuration_lives_through_a_full_disk_a_kill_and_a_rotten_checkpoint(
     tmp_path: Path,
 ) -> None:

@@ -28,6 +28,10 @@ RUN_SECONDS, LATE_SECONDS = 1.5, 1.2
 interval and a sync, and far more, for the machine may be busy."""
 
 
+@pytest.mark.covers(
+    *("enqueue", "receive/lease", "ack", "produce", "fetch", "offsets", "archive", "checkpoint"),
+    *("power cut",),
+)
 def test_contract_holds_over_power_cuts_under_load(tmp_path: Path) -> None:
     lives: list[CutLives] = []
     with disk(DISK_BYTES) as on:
@@ -110,6 +114,7 @@ def lost_of_the_last(directory: Path, random: Random) -> tuple[int, int]:
     return len(lost), len(books.produced)
 
 
+@pytest.mark.covers("durability modes", "power cut")
 def test_interval_mode_loses_no_more_than_the_last_of_what_it_confirmed(tmp_path: Path) -> None:
     random, losses = Random(SEED), []
     for number in range(INTERVALS):

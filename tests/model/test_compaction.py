@@ -166,6 +166,7 @@ def test_what_was_compacted_stays_so_after_a_restart(end: str, checkpoint: bool)
     assert again.fetched() == node.expected(cleaned.upto)
 
 
+@pytest.mark.covers("compaction", "kill -9", "power cut", "torn write")
 def test_broker_that_dies_at_any_time_of_a_pass_has_lost_no_last_record() -> None:
     node = State()
     node.fill(10)
@@ -220,6 +221,7 @@ def test_topic_that_is_not_compacted_keeps_every_record() -> None:
     assert node.fetched() == node.rows
 
 
+@pytest.mark.covers("compaction", "rot")
 def test_damaged_log_is_left_as_it_is() -> None:
     node = State()
     node.fill(13)

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, NamedTuple
 
+import msgpack
 import pytest
 from tests.fakes.clock import ManualClock
 from tests.fakes.disk import Disk
 from tests.fakes.memory_files import MemoryFiles
 from tests.model.bench import Bench, Got, batch, got
 
-from penstock_broker.storage import archive, archiver, evacuation
+from penstock_broker.queues.states import State
+from penstock_broker.storage import archive, archiver, compactor, evacuation
 from penstock_broker.storage.files import StorageError, StorageFailed, Write
+from penstock_protocol.batch import BatchBuilder, Kind
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import topics as t
 from penstock_protocol.messages.schema import unpack_document
@@ -216,6 +219,38 @@ def retained(life: Life) -> Any:
     return (log.start, log.end), bodies_of(life.do(t.Fetch("log", 0, 1, 100, 1 << 20, 0)))
 
 
+def keep(life: Life) -> Any:
+    life.do(q.AlterQueue("jobs", {"keep_settled": YEAR_MS}))
+    life.put(b"a", b"b")
+    life.do(q.Ack("jobs", settling(life.take().range)))
+    return [b"b"], 1, True
+
+
+def kept(life: Life) -> Any:
+    queue = life.queue("jobs")
+    keeps = queue.log.start == 0 and queue.is_alive(0, 1)
+    return life.peeked("jobs"), queue.count(State.SETTLED), keeps
+
+
+def compact(life: Life) -> Any:
+    life.do(t.AlterTopic("log", {"cleanup": "compact"}))
+    for number in range(12):
+        builder = BatchBuilder()
+        builder.add(b"%d" % number * 2_000, [(Kind.KEY, msgpack.packb(b"key %d" % (number % 2)))])
+        life.do(t.Produce("log", 0, memoryview(builder.encode())))
+    life.archived()
+    for _ in range(6):
+        life.passes(compactor.LOOK_EVERY_MS)
+    return compacted(life)
+
+
+def compacted(life: Life) -> Any:
+    partition = life.core.registry.topics["log"].partitions[0]
+    assert 2 <= partition.cleaned.removed < partition.cleaned.upto
+    whole = life.do(t.Fetch("log", 0, 0, 100, 1 << 20, 0))
+    return partition.cleaned, bodies_of(whole), whole.end
+
+
 def move(life: Life) -> Any:
     life.put(b"a", b"b" * 7_000, b"c" * 7_000)
     life.archived()
@@ -260,6 +295,8 @@ DEEDS = (
     Deed(("offsets",), commit, committed),
     Deed(("producer dedup",), publish_in_sequence, published_again),
     Deed(("retention",), retain, retained),
+    Deed(("keep_settled",), keep, kept),
+    Deed(("compaction",), compact, compacted),
     Deed(("archive",), move, ready_and_dead),
     Deed(("evacuation",), evacuate, ready_and_dead),
     Deed(("checkpoint",), checkpoint, ready_and_dead),

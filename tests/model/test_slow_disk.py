@@ -68,6 +68,7 @@ def node() -> Stalled:
     return Stalled()
 
 
+@pytest.mark.covers("enqueue", "ack", "produce", "stalled disk")
 def test_nothing_is_confirmed_and_nothing_refused_while_the_disk_stands_still(node: Stalled) -> None:
     node.publish(3)
     produced = node.ask(node.peer, t.Produce("log", 0, batch(b"record")))
@@ -108,6 +109,7 @@ def test_what_was_busy_never_appears_and_all_else_is_confirmed_when_the_disk_ans
     assert node.bodies() == [*confirmed, 100]
 
 
+@pytest.mark.covers("enqueue", "produce", "stalled disk", "power cut")
 def test_power_cut_in_a_stall_takes_nothing_that_was_confirmed(node: Stalled) -> None:
     node.publish(1)
     node.settle()

@@ -36,6 +36,13 @@ RARE = (
 """What must have happened within each range of seeds: a simulator that never gets there proves nothing."""
 
 
+@pytest.mark.covers(
+    *("enqueue", "receive/lease", "extend", "release", "nack/retry", "delay", "ack"),
+    *("dead letter", "purge", "produce", "fetch", "offsets", "producer dedup"),
+    *("create/alter/delete", "retention", "keep_settled", "archive", "evacuation", "checkpoint"),
+    *("kill -9", "power cut", "restart", "torn write", "failed write/sync", "read error"),
+    *("stalled disk", "disk full", "index damaged", "clock jump", "lost connection"),
+)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("first", "last"), [(1, 150), (151, 300)])
 def test_no_seed_has_an_anomaly_and_rare_things_happened(first: int, last: int) -> None:

@@ -28,6 +28,12 @@ def test_scripts_are_forty_or_more_and_short() -> None:
     assert max(script.count(";") + 1 for script in SCRIPTS.values()) <= OPERATIONS_MAX
 
 
+@pytest.mark.covers(
+    *("enqueue", "receive/lease", "ack", "nack/retry", "dead letter", "purge"),
+    *("create/alter/delete", "produce", "offsets", "producer dedup", "archive", "evacuation"),
+    *("checkpoint", "durability modes"),
+    *("kill -9", "power cut", "restart", "torn write"),
+)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_crash_state_keeps_the_contract_and_recovers_twice_to_the_same(part: int) -> None:
     tally = Tally()

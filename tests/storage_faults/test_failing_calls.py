@@ -19,6 +19,12 @@ RUNS_MIN = 1_000
 SEED = 1
 
 
+@pytest.mark.covers(
+    *("enqueue", "receive/lease", "ack", "nack/retry", "dead letter", "purge"),
+    *("create/alter/delete", "produce", "offsets", "producer dedup", "archive", "evacuation"),
+    *("checkpoint", "durability modes"),
+    *("failed write/sync", "read error", "stalled disk", "disk full"),
+)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_call_may_fail_in_every_way(part: int) -> None:
     tally = Tally()

@@ -28,6 +28,10 @@ def directory(name: str) -> Directory:
     return next(each for each in directories() if each.name == name)
 
 
+@pytest.mark.covers(
+    *("enqueue", "ack", "produce", "fetch", "offsets", "archive", "checkpoint"),
+    *("rot", "checkpoint damaged", "index damaged"),
+)
 @pytest.mark.parametrize("name", ["killed", "stopped"])
 def test_every_damage_is_said_or_makes_no_difference(name: str) -> None:
     tally = Tally()

@@ -63,6 +63,7 @@ def test_failed_write_stops_the_broker_and_confirms_nothing_more(call: int) -> N
     assert OneNode(disk, node.clock).messages() == [b"1"]
 
 
+@pytest.mark.covers("checkpoint", "failed write/sync", "disk full")
 def test_failed_checkpoint_leaves_the_one_before_and_is_tried_again() -> None:
     node = OneNode().create_queue().enqueue(b"1").checkpoint()
     whole = node.files.run
@@ -75,6 +76,7 @@ def test_failed_checkpoint_leaves_the_one_before_and_is_tried_again() -> None:
     assert OneNode(node.files.disk.crashed(), node.clock).messages() == [b"1", b"2"]
 
 
+@pytest.mark.covers("archive", "failed write/sync", "disk full")
 def test_failed_archive_run_leaves_the_journal_to_serve_and_is_made_again() -> None:
     node = OneNode().create_queue().enqueue(b"1", b"2", b"3")
     whole = node.files.run
@@ -88,6 +90,7 @@ def test_failed_archive_run_leaves_the_journal_to_serve_and_is_made_again() -> N
     assert node.messages() == node.confirmed
 
 
+@pytest.mark.covers("enqueue", "receive/lease", "read error")
 def test_unreadable_bytes_make_their_messages_corrupt_and_leave_the_others() -> None:
     node = OneNode().create_queue().enqueue(b"1", b"2", b"3").archive()
     disk = node.files.disk.crashed()

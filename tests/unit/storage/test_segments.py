@@ -78,6 +78,7 @@ def test_stretches_are_found_again_after_a_start() -> None:
     assert life.core.engine.node.segments == node.core.engine.node.segments
 
 
+@pytest.mark.covers("archive", "index damaged")
 def test_damaged_index_is_made_again_from_the_blocks() -> None:
     node = archived(30)
     log = node.core.registry.queues["jobs"].log
@@ -136,6 +137,7 @@ def test_segment_that_was_evacuated_is_not_moved_again_and_again() -> None:
     assert node.core.engine.node.segments == segments
 
 
+@pytest.mark.covers("archive", "evacuation", "rot")
 def test_rotten_batch_is_moved_as_it_is_and_stays_corrupt() -> None:
     node = OneNode().create_queue().enqueue(*bodies(40))
     disk = node.files.disk.crashed()
