@@ -343,6 +343,7 @@ async def test_settings_come_back_as_they_were_given(client: Client) -> None:
         "max_messages": None,
         "max_bytes": 10_000,
         "overflow": "reject",
+        "keep_settled": None,
         "durability": None,
     }
     await client.create_queue("copy", **found.settings)

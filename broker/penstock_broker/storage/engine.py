@@ -45,6 +45,8 @@ from penstock_broker.storage.segment import segment_number
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Busy, DiskFull
 
+AMPLE_BYTES = 1 << 30
+"""With more than that left nobody fills the disk between two looks at it."""
 SPACE_EVERY_MS = 1_000
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM)
 """A file that cannot be made for such a reason will not be made in a second either."""
@@ -387,6 +389,7 @@ class Engine(Generic[T]):
         reserve = journal.bytes + 2 * self._saver.bytes + 2 * journal.file_size
         left = self.space.free + journal.spare_bytes - reserve
         self.disk_full = left < 0
+        journal.ample = left > AMPLE_BYTES
         self._look_from = journal.end + max(left, 0) // 2
 
     def close(self) -> None:

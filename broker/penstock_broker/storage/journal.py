@@ -6,8 +6,9 @@
 Invariants: an entry lies in one block, a block in one file. One write or sync is under way; a sync covers
 all that was written before it began. Every file but the last is wholly durable. Nothing is released to
 anybody before the block it depends on is written or, as its mode says, durable. Files are prepared ahead
-and recycled. A publish is only taken where a file that is ready has room for its block, and another one
-is left to what frees space (settles, commits, deletes): no disk that fills later can hold it up.
+and recycled. Unless the disk has ample room, a publish is only taken where a file that is ready has room
+for its block, and another one is left to what frees space (settles, commits, deletes): no disk that fills
+later can hold it up.
 
 The journal knows bytes and positions. What an entry means, and when a file may go, others know.
 """
@@ -104,6 +105,8 @@ class Journal(Generic[T]):
         self.file_size = settings.file_min
         self.entries_total = 0
         self.bytes_total = 0
+        self.ample = False
+        """The disk has so much room that files can be counted on before they are ready."""
         self.full = False
         """The last attempt to prepare a file failed for want of space."""
 
@@ -236,13 +239,19 @@ class Journal(Generic[T]):
         alone = needed > self._buffer_bytes
         room = self._room(alone=alone)
         if publish:
-            self._check_room(padded(needed), room)
+            self._check_full(needed)
+            if padded(needed) > room.published and not self.ample:
+                self._wanted = padded(needed) + PAGE_BYTES
+                raise Busy("the next journal files are being prepared", retry_after=0.01)
         if alone:
             buffer = bytearray(padded(needed))
         else:
             buffer = self._buffers.pop() if self._buffers else bytearray(self._buffer_bytes)
-        if room.most < needed:  # a file is prepared for it
-            room = Room(len(buffer), 0)
+        coming = max(needed, min(len(buffer), self.file_size - PAGE_BYTES))
+        if self.ample:
+            room = Room(max(room.most, coming), max(room.most, coming))
+        elif room.most < needed:
+            room = Room(coming, 0)
         start = padded(self.end) if block is None else block.end
         fresh = Block[T](start, buffer, room, alone=alone)
         self._blocks.append(fresh)
@@ -265,13 +274,10 @@ class Journal(Generic[T]):
         most = max(here, *spares, 0)
         return Room(most, most if len(spares) > 1 else here if spares else here - self.settings.file_min)
 
-    def _check_room(self, size: int, room: Room) -> None:
-        """Raise `Busy` unless a publish can have a block of `size` bytes, which it will then not wait for."""
-        if self.gathered + size > GATHERED_BYTES_MAX + self._buffer_bytes:
+    def _check_full(self, size: int) -> None:
+        """Raise `Busy` if publishes have gathered as much as they may."""
+        if sum(block.used for block in self._blocks) + size > GATHERED_BYTES_MAX + self._buffer_bytes:
             raise Busy("every block buffer is full: the disk is slower than the publishers", retry_after=0.01)
-        if size > room.published:
-            self._wanted = size + PAGE_BYTES
-            raise Busy("the next journal files are being prepared", retry_after=0.01)
 
     # ---- Writing
 
