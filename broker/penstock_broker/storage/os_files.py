@@ -39,10 +39,12 @@ DESCRIPTORS_MAX = 256
 """Open files kept for the next use; those in use at this moment come on top."""
 BUFFERS_MAX = 1024
 """IOV_MAX of Linux: buffers one pwritev takes."""
+SYNCED_BYTES = 512 << 10
+"""What is written in bulk is synced after so many bytes: a sync of the journal waits behind no more."""
 GAP_BYTES_MAX = 64 << 10
 """Between two extents that one read fetches."""
 
-_ZEROS = memoryview(bytes(CHUNK_BYTES))
+_ZEROS = memoryview(bytes(SYNCED_BYTES))
 _NOT_AT_ONCE = (errno.EAGAIN, errno.EOPNOTSUPP)
 
 
@@ -272,12 +274,15 @@ class OsFiles:
         written = 0
         for step in job.steps:
             _zero_fill(fd, step.offset)
-            at = step.offset
+            at = synced = step.offset
             for some in _together(step.pieces):
                 if isinstance(some, Extent):
                     at += self._copy_extent(fd, at, some)
                 else:
                     at += self._copy_together(fd, at, some, or_zeros=job.or_zeros)
+                if at - synced >= SYNCED_BYTES:
+                    os.fdatasync(fd)
+                    synced = at
             os.fdatasync(fd)
             written += at - step.offset
         os.fsync(self._directory)  # an older file, too: who made it may not have come so far
@@ -387,7 +392,7 @@ def _together(pieces: Sequence[Buffer | Extent]) -> Iterator[Extent | Sequence[B
             fits = last is None or (
                 piece.name == last.name
                 and 0 <= piece.offset - last.offset - last.length <= GAP_BYTES_MAX
-                and piece.offset + piece.length - low <= CHUNK_BYTES
+                and piece.offset + piece.length - low <= SYNCED_BYTES
             )
             if run and not (piece.crc is None and fits):
                 yield run
@@ -453,5 +458,6 @@ def _append(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
 
 def _zero_fill(fd: int, size: int) -> None:
     """Make the file at least `size` bytes long by writing, so that a full disk is noticed here and now."""
-    for at in range(os.fstat(fd).st_size, size, CHUNK_BYTES):
-        _write(fd, at, _ZEROS[: min(CHUNK_BYTES, size - at)])
+    for at in range(os.fstat(fd).st_size, size, SYNCED_BYTES):
+        _write(fd, at, _ZEROS[: min(SYNCED_BYTES, size - at)])
+        os.fdatasync(fd)
