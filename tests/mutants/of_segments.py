@@ -5,7 +5,8 @@ from tests.mutants.mutant import BROKER, Mutant
 ARCHIVER, ARCHIVE = f"{BROKER}/storage/archiver.py", f"{BROKER}/storage/archive.py"
 EVACUATION, SEGMENT = f"{BROKER}/storage/evacuation.py", f"{BROKER}/storage/segment.py"
 READS, LOG, NODE = (f"{BROKER}/storage/{name}.py" for name in ("reads", "log", "node"))
-ENGINE = f"{BROKER}/storage/engine.py"
+ENGINE, JOURNAL = f"{BROKER}/storage/engine.py", f"{BROKER}/storage/journal.py"
+COMPACTION, COMPACTOR = f"{BROKER}/storage/compaction.py", f"{BROKER}/storage/compactor.py"
 RETENTION, ROUNDS = f"{BROKER}/storage/retention.py", f"{BROKER}/topics/retention.py"
 
 FREEING = "tests/unit/storage/test_freeing.py::test_file_"
@@ -17,6 +18,8 @@ ROT = "tests/unit/storage/test_rot.py::test_"
 CHECKPOINTS = "tests/unit/storage/test_checkpoints.py::test_"
 FOUND = "tests/model/test_simulator_findings.py::test_"
 KEPT = "tests/model/test_retention.py::test_"
+ROOM = "tests/unit/storage/test_room.py::test_"
+COMPACTED = "tests/model/test_compaction.py::test_"
 PLACES = "tests/unit/storage/test_retention.py::test_"
 
 MUTANTS = (
@@ -286,5 +289,42 @@ MUTANTS = (
         "        self._prove_checkpoint(report)\n",
         "",
         CHECKPOINTS + "checkpoint_that_a_kill_left_unsynced_is_made_sure_before_the_other_is_written_over",
+    ),
+    # ---- Room in files
+    Mutant(
+        "publish taken without a file for it",
+        JOURNAL,
+        "            if padded(needed) > room.published and not self.ample:\n",
+        "            if self.full:\n",
+        ROOM + "what_was_taken_is_written_on_a_disk_that_fills_at_any_time",
+    ),
+    Mutant(
+        "last spare given to publishes",
+        JOURNAL,
+        "most if len(spares) > 1 else here if spares else here - self.settings.file_min",
+        "most",
+        ROOM + "publishes_leave_a_file_to_what_frees_space",
+    ),
+    # ---- Compaction
+    Mutant(
+        "first record of a key kept, not the last",
+        COMPACTION,
+        "        return self._offsets.get(digest, 0) > offset\n",
+        "        return self._offsets.get(digest, offset) < offset\n",
+        COMPACTED + "last_record_of_each_key_is_left_at_its_offset",
+    ),
+    Mutant(
+        "tombstone gone with what it took away",
+        COMPACTION,
+        "        return self.horizon if wall >= self.since + tombstone_retention else 0\n",
+        "        return self.horizon\n",
+        COMPACTED + "tombstone_outlives_what_it_took_away_and_then_goes",
+    ),
+    Mutant(
+        "records at new offsets",
+        COMPACTOR,
+        "    return Batch(row.base + delta, span, row.time, *origin, view.crc, view.length, view.view)\n",
+        "    return Batch(row.base, span, row.time, *origin, view.crc, view.length, view.view)\n",
+        COMPACTED + "last_record_of_each_key_is_left_at_its_offset",
     ),
 )

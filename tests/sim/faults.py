@@ -7,8 +7,6 @@ run often (tiny files, pages, runs and checkpoints) are chosen here too.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -124,19 +122,6 @@ class Plan:
                 Write: maybe(200, 2_000),
             },
         )
-
-
-@contextmanager
-def sizes_set(plan: Plan) -> Iterator[None]:
-    """The broker's bounds are those of the plan, for a while."""
-    before = [(module, name, getattr(module, name)) for module, name, _ in plan.sizes]
-    for module, name, value in plan.sizes:
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
 
 
 class Faults:

@@ -11,8 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.fakes.bounds import bounds_set
 from tests.sim.checker import check
-from tests.sim.faults import Faults, sizes_set
+from tests.sim.faults import Faults
 from tests.sim.finish import Drain
 from tests.sim.history import line_of
 from tests.sim.workload import Workload
@@ -44,7 +45,7 @@ def simulate(seed: int, ops: int = OPS, history: Path | None = None) -> Result:
 
 
 def _run(world: World) -> None:
-    with sizes_set(world.plan):
+    with bounds_set(world.plan.sizes):
         world.start()
         faults = Faults(world)
         Workload(world)

@@ -2,9 +2,10 @@
 of a log's own, indexes in them, evacuation, snapshots over several turns.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
+
+from tests.fakes.bounds import bounds_set
 
 from penstock_broker.storage import archive, archiver, evacuation, saver
 
@@ -18,14 +19,6 @@ SMALL: tuple[tuple[Any, str, int], ...] = (
 )
 
 
-@contextmanager
-def small() -> Iterator[None]:
+def small() -> AbstractContextManager[None]:
     """The bounds are small for a while."""
-    before = [(module, name, getattr(module, name)) for module, name, _ in SMALL]
-    for module, name, value in SMALL:
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
+    return bounds_set(SMALL)
