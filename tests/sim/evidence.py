@@ -259,6 +259,12 @@ class World:
         """The partition of that name."""
         return self.logs.setdefault(name, Log(name, self))
 
+    def stood(self, since: float) -> bool:
+        """The broker's time may have stood still for a while: its clock had been set back, so its time was
+        that of its journal, and that passes only while it lives."""
+        set_back = any(jump < 0 and at <= since for at, jump in self.jumps)
+        return set_back and bool(self.crashes) and self.crashes[-1] >= since
+
     def _note(self, note: Record) -> None:
         time = note["time"]
         match note["f"]:

@@ -243,6 +243,8 @@ def ready_again(queue: Queue, held: Delivery, backoff: float) -> float:
                 return NEVER
             case "extend":
                 ready = max(ready, settle.op.end + asked["lease"] + backoff)
+            case "nack" if asked["delay"] and queue.world.stood(settle.op.end):
+                return NEVER
             case "nack":
                 ready = max(ready, settle.op.end + (backoff if asked["delay"] is None else asked["delay"]))
     return ready
