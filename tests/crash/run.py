@@ -64,11 +64,11 @@ class Era:
                     say(f"cycle {cycle + 1}: {await self.cycle()}")
                 self.field.idle.set()
                 await asyncio.wait(sending)
-                ends = await self._drain(client)
+                say(f"drain: {await self._drain(client)}")
                 self.field.end()
                 await asyncio.wait(taking)
             async with asyncio.timeout(DRAIN_SECONDS):
-                await self._close_books(client, ends)
+                await self._close_books(client)
             self.files = self._lives.files()
             await self._tidy_up(client)
 
@@ -140,22 +140,34 @@ class Era:
 
     # ---- The end
 
-    async def _drain(self, client: penstock.Client) -> list[int]:
-        """Until everything was taken and read; where the partitions end."""
+    async def _drain(self, client: penstock.Client) -> str:
+        """Until everything was taken and read; how long it took. Raises `AssertionError` with what is left."""
+        began = time.monotonic()
+        while left := await self._left(client):
+            assert time.monotonic() - began < DRAIN_SECONDS, f"nobody took or read {left}"
+            await self._ledger.until(lambda: False, LOOK_SECONDS)
+        return f"{time.monotonic() - began:.1f} s"
+
+    async def _left(self, client: penstock.Client) -> dict[str, object]:
+        """Queues that are not empty, and readers that are not at the end, with where they are."""
+        left: dict[str, object] = {}
+        for each in await client.list_queues(self.field.jobs):
+            stats = await client.queue(each.name).stats()
+            if stats.ready + stats.delayed + stats.in_flight + stats.waiting:
+                left[each.name] = stats
+        ends = await self._ends(client)
+        for group, reader in zip(GROUPS, self._readers, strict=True):
+            if reader.position != ends:
+                left[group] = f"at {reader.position} of {ends}"
+        return left
+
+    async def _ends(self, client: penstock.Client) -> list[int]:
         topic = client.topic(self.field.topic)
-        ends = [await topic.offset(partition, "latest") for partition in range(PARTITIONS)]
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while not await self._is_empty(client) or any(each.position != ends for each in self._readers):
-                await self._ledger.until(lambda: False, LOOK_SECONDS)
-        return ends
+        return [await topic.offset(partition, "latest") for partition in range(PARTITIONS)]
 
-    async def _is_empty(self, client: penstock.Client) -> bool:
-        stats = [await client.queue(each.name).stats() for each in await client.list_queues(self.field.jobs)]
-        return not any(each.ready + each.delayed + each.in_flight + each.waiting for each in stats)
-
-    async def _close_books(self, client: penstock.Client, ends: list[int]) -> None:
+    async def _close_books(self, client: penstock.Client) -> None:
         """Nobody is busy any more: what the broker counts, what it still has, and that nothing is left."""
-        await readers.audit(self.field, client, ends)
+        await readers.audit(self.field, client, await self._ends(client))
         for partition in range(PARTITIONS):
             self._recorder.note("drained", log=self.field.log(partition))
         for queue in (self.field.jobs, self.field.dead):
