@@ -28,7 +28,8 @@ class SystemClock:
 
     def now(self) -> Now:
         """The instant of this call."""
-        return Now(time.monotonic_ns() // 1_000_000, time.time_ns() // 1_000_000)
+        wall = time.time_ns() // 1_000_000  # first: the core would take a pause in between for a jump ahead
+        return Now(time.monotonic_ns() // 1_000_000, wall)
 
 
 def stopwatch() -> float:

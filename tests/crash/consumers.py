@@ -122,8 +122,9 @@ async def take_pushed(field: Field, process: str) -> None:
     recorder = field.recorder(process)
     async with field.connect() as client:
         while not field.over.is_set():
+            since = asyncio.get_running_loop().time()  # from here on messages may be on their way
             async with client.queue(field.jobs).consume() as consumer:
-                handler = PushHandler(field, recorder, consumer)
+                handler = PushHandler(field, recorder, consumer, since)
                 with field.stopping(consumer.stop):
                     await asyncio.gather(*(handler.run() for _ in range(TASKS)))
             recorder.note("disconnect")
@@ -132,11 +133,13 @@ async def take_pushed(field: Field, process: str) -> None:
 class PushHandler:
     """What is done with the messages of one consumer, until it has had enough."""
 
-    def __init__(self, field: Field, recorder: Recorder, consumer: penstock.Consumer[bytes]) -> None:
+    def __init__(
+        self, field: Field, recorder: Recorder, consumer: penstock.Consumer[bytes], since: float
+    ) -> None:
         self._field = field
         self._recorder = recorder
         self._consumer = consumer
-        self._since = asyncio.get_running_loop().time()
+        self._since = since
         self._left = field.random.randint(1, STAY_MAX)
 
     async def run(self) -> None:

@@ -141,7 +141,7 @@ class Era:
     # ---- The end
 
     async def _drain(self, client: penstock.Client) -> str:
-        """Until everything was taken and read; how long it took. Raises `AssertionError` with what is left."""
+        """Until everything was taken and read; how long that took. Raises `AssertionError`: what is left."""
         began = time.monotonic()
         while left := await self._left(client):
             assert time.monotonic() - began < DRAIN_SECONDS, f"nobody took or read {left}"

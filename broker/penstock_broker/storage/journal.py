@@ -90,7 +90,7 @@ class Journal(Generic[T]):
         self._late: list[T] = []
         """Who waits for a sync of what is written."""
         self._buffers: list[bytearray] = []
-        self._buffer_bytes = min(BLOCK_BYTES_MAX, settings.file_max)
+        self._buffer_bytes = min(BLOCK_BYTES_MAX, settings.file_max - PAGE_BYTES)
         self.released: list[T] = []
         """What waited and now may leave, in position order."""
         self.files: list[JournalFile] = []
@@ -261,17 +261,20 @@ class Journal(Generic[T]):
         """For one more block behind those that are gathered, which go where `_next_write` will put them."""
         file = self.files[-1] if self.files else None
         left = file.size - file.used if file is not None else 0
-        spares = [spare.size - PAGE_BYTES for spare in self._spares]
+        spares = self._spares.copy()
         for block in islice(self._blocks, int(self._writing), None):
             size = padded(block.used)
             if block.alone or size > left:
-                left = min((spare for spare in spares if spare >= size), default=0)
-                if not left:
+                file = self._fitting(spares, size, alone=block.alone)
+                if file is None:
                     return Room(0, 0)
-                spares.remove(left)
+                spares.remove(file)
+                left = file.size - PAGE_BYTES
             left -= size
         here = 0 if alone else left
-        most = max(here, *spares, 0)
+        if not alone and not self.full:
+            spares = [file for file in spares if not self._is_large(file)]
+        most = max([here, *(file.size - PAGE_BYTES for file in spares)])
         return Room(most, most if len(spares) > 1 else here if spares else here - self.settings.file_min)
 
     def _check_full(self, size: int) -> None:
@@ -338,11 +341,22 @@ class Journal(Generic[T]):
         file.used += size
         return write
 
+    def _is_large(self, file: JournalFile) -> bool:
+        """Made for one entry that no usual file has room for."""
+        return file.size > self.settings.file_max
+
+    def _fitting(self, spares: list[JournalFile], size: int, *, alone: bool) -> JournalFile | None:
+        """The smallest that has room for a block. A large one is kept for the entry that it was made for,
+        which would never find one otherwise; unless no other can be made."""
+        fits = [file for file in spares if file.size - PAGE_BYTES >= size]
+        if not alone and not self.full:
+            fits = [file for file in fits if not self._is_large(file)]
+        return min(fits, key=lambda file: file.size, default=None)
+
     def _roll(self, block: Block[T], size: int, wall: int) -> JournalFile | None:
-        fitting = [file for file in self._spares if file.size - PAGE_BYTES >= size]
-        if not fitting:
+        file = self._fitting(self._spares, size, alone=block.alone)
+        if file is None:
             return None
-        file = min(fitting, key=lambda spare: spare.size)  # what is larger was asked for, or will be
         self._spares.remove(file)
         if self.files and wall - self.files[-1].since < FAST_FILL_MS and not block.alone:
             self.file_size = min(self.file_size * 2, self.settings.file_max)
@@ -357,10 +371,12 @@ class Journal(Generic[T]):
         needed, most = max(self._wanted, self._needed()), self.settings.file_max
         if self.file_size < needed <= most:
             self.file_size = min(1 << (needed - 1).bit_length(), most)
-        sizes = [self.file_size] * max(0, SPARES - len(ahead))
-        if needed and not any(file.size >= needed for file in ahead):
-            large = -(-needed // most) * most if needed > most else self.file_size
-            sizes = [large, *sizes[1:]]
+        usual = [file for file in ahead if not self._is_large(file)]
+        sizes = [self.file_size] * max(0, SPARES - len(usual))
+        if needed > most and not any(file.size >= needed for file in ahead):
+            sizes.append(-(-needed // most) * most)
+        elif 0 < needed <= most and not any(file.size >= needed for file in usual):
+            sizes = sizes or [self.file_size]
         self._wanted = 0
         for size in sizes:
             recycle = next((name for name, has in self._recyclable if has == size), None)

@@ -100,3 +100,29 @@ def test_publishes_leave_a_file_to_what_frees_space() -> None:
         disk.append(60, publish=False)
     disk.drain()
     assert disk.journal.released == disk.taken
+
+
+def test_large_publish_gets_the_file_that_was_made_for_it_however_many_small_ones_come() -> None:
+    disk = Disk(1)
+    with pytest.raises(Busy, match="being prepared"):
+        disk.append(FILE_MAX, publish=True)
+    disk.drain()
+    with suppress(Busy):
+        while disk.taken[-1:] < [BUDGET]:
+            disk.append(10_000, publish=True)
+    disk.append(FILE_MAX, publish=True)
+    disk.drain()
+    assert disk.journal.released == disk.taken
+
+
+def test_large_file_serves_small_blocks_where_no_other_can_be_made() -> None:
+    disk = Disk(1)
+    with pytest.raises(Busy):
+        disk.append(FILE_MAX, publish=True)
+    disk.drain()
+    disk.full = True
+    for _ in range(FILE_MAX // 10_000):
+        disk.append(9_000, publish=False)
+        disk.drain()
+    assert disk.journal.full
+    assert disk.journal.idle
