@@ -144,7 +144,8 @@ class Era:
         """Until everything was taken and read; how long that took. Raises `AssertionError`: what is left."""
         began = time.monotonic()
         while left := await self._left(client):
-            assert time.monotonic() - began < DRAIN_SECONDS, f"nobody took or read {left}"
+            errors = [record["error"] for record in self._ledger.records[-1_000:] if "error" in record]
+            assert time.monotonic() - began < DRAIN_SECONDS, f"nobody took or read {left}: {errors[-3:]}"
             await self._ledger.until(lambda: False, LOOK_SECONDS)
         return f"{time.monotonic() - began:.1f} s"
 
