@@ -238,6 +238,8 @@ class World:
         self.logs: dict[str, Log] = {}
         self.crashes: list[float] = []
         self.disconnects: dict[str, list[float]] = defaultdict(list)
+        self.notices: list[float] = []
+        """When the broker heard of one."""
         self.jumps: list[tuple[float, float]] = []
         self.groups: list[Group] = []
         for record in records:
@@ -276,6 +278,8 @@ class World:
                 self.queue(note["queue"]).deliver(note["messages"], note["process"], since, time, pushed=True)
             case "disconnect":
                 self.disconnects[note["process"]].append(time)
+            case "noticed":
+                self.notices.append(time)
             case "crash":
                 self.crashes.append(time)
             case "clock":

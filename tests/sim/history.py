@@ -43,6 +43,7 @@ another one here.
                  them; may be absent): pushed messages
     disconnect   process: its connection is lost or closed, or it stops taking: its pushed messages may be
                  given to others
+    noticed      the broker has heard of a disconnect; until then it may have handed out to that process
     crash        the broker died; all leases are void
     clock        jump: the broker's wall clock was set by so many seconds
     trimmed      log and start: retention may have given up what lies before that offset

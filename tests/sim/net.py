@@ -64,9 +64,12 @@ class Link:
         self._inbox.clear()
         self._outbox.clear()
         self.client.lost()
-        self._world.soon(
-            self._world.plan.notice_ms, self._world.node.disconnected, self.life, self.connection
-        )
+        self._world.soon(self._world.plan.notice_ms, self._noticed)
+
+    def _noticed(self) -> None:
+        """Until now the node has answered into the void, and maybe handed out messages."""
+        self.client.recorder.note("noticed")
+        self._world.node.disconnected(self.life, self.connection)
 
     def _latency(self) -> int:
         return round(self._world.random.expovariate(1 / self._world.plan.latency_ms))

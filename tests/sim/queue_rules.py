@@ -141,7 +141,8 @@ def early(queue: Queue) -> Iterator[str]:
 def order(queue: Queue) -> Iterator[str]:
     """First deliveries to one process come in the order of offsets, unless somebody was lost before: what
     never reached him comes later than what others got meanwhile."""
-    lost_at = sorted(time for times in queue.world.disconnects.values() for time in times)
+    world = queue.world
+    lost_at = sorted(time for times in (world.notices, *world.disconnects.values()) for time in times)
     firsts: dict[str, list[Delivery]] = defaultdict(list)
     for first, *_ in queue.handouts:
         if not first.redelivered:
