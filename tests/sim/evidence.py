@@ -238,8 +238,8 @@ class World:
         self.logs: dict[str, Log] = {}
         self.crashes: list[float] = []
         self.disconnects: dict[str, list[float]] = defaultdict(list)
-        self.notices: list[float] = []
-        """When the broker heard of one."""
+        self.losses: list[tuple[float, float]] = []
+        """Somebody's connection was lost, and the broker had not heard of it."""
         self.jumps: list[tuple[float, float]] = []
         self.groups: list[Group] = []
         for record in records:
@@ -278,8 +278,9 @@ class World:
                 self.queue(note["queue"]).deliver(note["messages"], note["process"], since, time, pushed=True)
             case "disconnect":
                 self.disconnects[note["process"]].append(time)
+                self.losses.append((time, time))
             case "noticed":
-                self.notices.append(time)
+                self.losses.append((note["since"], time))
             case "crash":
                 self.crashes.append(time)
             case "clock":

@@ -142,11 +142,12 @@ def messages_that_never_reached_a_lost_session_come_later_than_others(s: Story) 
 
 @good
 def messages_handed_to_a_process_of_whose_loss_the_broker_had_not_heard(s: Story) -> None:
+    since = s.now
     s.note("disconnect", by="c")
     s.enqueue("a", "b")
     s.receive(message("b", 1, 11), by="other")
-    s.note("noticed", by="c")
     s.receive(message("a", 0, 12), by="other")
+    s.note("noticed", by="c", since=since)
 
 
 @good

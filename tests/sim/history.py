@@ -43,7 +43,8 @@ another one here.
                  them; may be absent): pushed messages
     disconnect   process: its connection is lost or closed, or it stops taking: its pushed messages may be
                  given to others
-    noticed      the broker has heard of a disconnect; until then it may have handed out to that process
+    noticed      since: the broker has heard of a disconnect at that time; until now it may have handed out
+                 messages to that process
     crash        the broker died; all leases are void
     clock        jump: the broker's wall clock was set by so many seconds
     trimmed      log and start: retention may have given up what lies before that offset

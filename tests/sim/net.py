@@ -64,11 +64,11 @@ class Link:
         self._inbox.clear()
         self._outbox.clear()
         self.client.lost()
-        self._world.soon(self._world.plan.notice_ms, self._noticed)
+        self._world.soon(self._world.plan.notice_ms, self._noticed, self._world.time())
 
-    def _noticed(self) -> None:
-        """Until now the node has answered into the void, and maybe handed out messages."""
-        self.client.recorder.note("noticed")
+    def _noticed(self, since: float) -> None:
+        """Until now the node may have answered into the void, and handed out messages."""
+        self.client.recorder.note("noticed", since=since)
         self._world.node.disconnected(self.life, self.connection)
 
     def _latency(self) -> int:

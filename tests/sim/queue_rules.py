@@ -141,8 +141,7 @@ def early(queue: Queue) -> Iterator[str]:
 def order(queue: Queue) -> Iterator[str]:
     """First deliveries to one process come in the order of offsets, unless somebody was lost before: what
     never reached him comes later than what others got meanwhile."""
-    world = queue.world
-    lost_at = sorted(time for times in (world.notices, *world.disconnects.values()) for time in times)
+    losses = queue.world.losses
     firsts: dict[str, list[Delivery]] = defaultdict(list)
     for first, *_ in queue.handouts:
         if not first.redelivered:
@@ -150,9 +149,10 @@ def order(queue: Queue) -> Iterator[str]:
     for process, deliveries in firsts.items():
         reached = peak_before((delivery.end, delivery.offset) for delivery in deliveries)
         for delivery in deliveries:
-            behind = delivery.offset < reached(delivery.start)
-            if behind and not fell(lost_at, queue.enqueued_at(delivery), delivery.end):
-                yield f"{process} got {delivery.offset} after {reached(delivery.start):g}"
+            if delivery.offset < reached(delivery.start):
+                begin, end = queue.enqueued_at(delivery), delivery.end
+                if not any(since <= end and begin <= until for since, until in losses):
+                    yield f"{process} got {delivery.offset} after {reached(delivery.start):g}"
 
 
 # of counts

@@ -274,6 +274,8 @@ class Engine(Generic[T]):
         jobs, self._pending = self._pending, []
         self._checkpoint(jobs)
         self.archiver.step(mono, wall, jobs)
+        if self.journal.outgrown:
+            jobs += self.journal.surrender()
         for job in self.journal.jobs(mono, wall):  # last: what was appended above goes with this write
             self.start(job, self._done_prepare if isinstance(job, Prepare) else self._done_write, jobs)
         return jobs
@@ -389,6 +391,8 @@ class Engine(Generic[T]):
         reserve = journal.bytes + 2 * self._saver.bytes + 2 * journal.file_size
         left = self.space.free + journal.spare_bytes - reserve
         self.disk_full = left < 0
+        if self.disk_full:
+            self._pending += journal.surrender()
         journal.ample = left > AMPLE_BYTES
         self._look_from = journal.end + max(left, 0) // 2
 

@@ -40,7 +40,6 @@ GATHERED_BYTES_MAX = 3 * BLOCK_BYTES_MAX
 """What publishes may gather before the disk has taken it; settles go beyond, they are small."""
 BUFFERS_KEPT = 3
 SPARES = 2
-RECYCLABLE_MAX = 4
 FAST_FILL_MS = 2_000
 """A file filled faster than this makes the next one twice as large."""
 
@@ -95,6 +94,8 @@ class Journal(Generic[T]):
         """What waited and now may leave, in position order."""
         self.files: list[JournalFile] = []
         """Files with blocks, oldest first; the last one is written to."""
+        self.bytes = 0
+        """Of all of them."""
         self._starts: list[int] = []
         self._spares: list[JournalFile] = []
         self._preparing: dict[str, JournalFile] = {}
@@ -118,6 +119,7 @@ class Journal(Generic[T]):
         self._sequence = sequence
         self._number = number
         self.files = files
+        self.bytes = sum(file.size for file in files)
         self._starts = [file.start for file in files]
 
     def new_file(self, size: int, recycle: str | None = None) -> tuple[JournalFile, Prepare]:
@@ -131,6 +133,7 @@ class Journal(Generic[T]):
         file.start = start
         file.since = wall
         self.files.append(file)
+        self.bytes += file.size
         self._starts.append(start)
 
     def rewritten(self, blocks: int, size: int) -> None:
@@ -140,8 +143,11 @@ class Journal(Generic[T]):
         self.end = self.written = self.durable = self.end + size
 
     def keep(self, name: str, size: int) -> bool:
-        """Keep a file that holds nothing needed, to be recycled; False if no more of that size are wanted."""
-        if size != self.file_size or len(self._recyclable) >= RECYCLABLE_MAX:
+        """Keep a file that holds nothing needed, to be recycled; False if it has not the usual size, or the
+        budget is used up. Checkpoints free a third of the budget at once: filling as much anew would cost as
+        much as writing it."""
+        kept = sum(has for _, has in self._recyclable)
+        if size != self.file_size or self.bytes + kept + size > self.settings.budget:
             return False
         self._recyclable.append((name, size))
         return True
@@ -445,7 +451,19 @@ class Journal(Generic[T]):
         """Take a file out of the journal: keep it for recycling, or a job to drop it."""
         at = self.files.index(file)
         del self.files[at], self._starts[at]
+        self.bytes -= file.size
         return None if self.keep(file.name, file.size) else Drop(file.name)
+
+    def surrender(self) -> list[Drop]:
+        """Jobs that drop what was kept to be recycled."""
+        jobs = [Drop(name) for name, _ in self._recyclable]
+        self._recyclable.clear()
+        return jobs
+
+    @property
+    def outgrown(self) -> bool:
+        """What was kept to be recycled has not the usual size any more."""
+        return bool(self._recyclable) and self._recyclable[0][1] != self.file_size
 
     @property
     def idle(self) -> bool:
@@ -464,8 +482,3 @@ class Journal(Generic[T]):
             return 0
         begun = self._blocks[0].end if self._writing else self._blocks[0].start
         return max(0, self.end - begun)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all files with blocks."""
-        return sum(file.size for file in self.files)
