@@ -11,7 +11,7 @@ import signal
 import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -44,7 +44,6 @@ def command(argv: Sequence[str]) -> int:
     """Run one command line; its exit code. Raises `Usage`, `Failure`."""
     _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))  # inherited by brokers and clients
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     verb = next((word for word in argv if not word.startswith("-")), "")
     if verb == "list":
         print(tables.listing(), end="")
@@ -52,7 +51,18 @@ def command(argv: Sequence[str]) -> int:
     options = _options(argv, compare=verb == "compare")
     if options.compare:
         return _compare_files(*options.compare)
-    return _measure(options, argv)
+    with _sigterm_as_sigint():
+        return _measure(options, argv)
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Brokers and clients that were started end with the harness, whichever of the two ends it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # What was typed

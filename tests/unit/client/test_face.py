@@ -162,7 +162,15 @@ def loaded_by(program: str) -> set[str]:
 
 
 def test_import_penstock_loads_the_standard_library_msgpack_and_the_protocol_alone():
-    assert loaded_by("import penstock") - loaded_by("import msgpack") == {"penstock", "penstock_protocol"}
+    loaded = loaded_by("import penstock") - loaded_by("import msgpack")
+    assert loaded - {"isal"} == {"penstock", "penstock_protocol"}  # that one is used where it happens to be
+
+
+def test_client_without_the_fast_checksum_has_that_of_the_standard_library():
+    without = (
+        "import sys; sys.modules['isal'] = None; import penstock.client, penstock_protocol.checksum as c"
+    )
+    assert "isal" not in loaded_by(without + "; assert c.crc32.__module__ == 'zlib'; del sys.modules['isal']")
 
 
 def test_every_public_name_is_there_and_every_name_there_is_public():
