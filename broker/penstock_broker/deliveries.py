@@ -80,12 +80,11 @@ class Deliveries:
             self._alarms.set(target, target.next_deadline())
 
     def due(self, target: Queue | Partition, now: Now) -> None:
-        """What time has brought about: leases, delays and waits that are over."""
+        """What time has brought about: leases, delays and waits that are over. At a queue nobody is told of
+        nothing but behind the hand-out that follows."""
         if isinstance(target, Queue):
             if not self.stopped:
                 self._expire(target, now)
-            for waiter in target.overdue(now.mono):
-                self.answer_nothing(waiter)
         else:
             for parked in target.overdue(now.mono):
                 self.answer_fetch(target, parked.call, parked.request)

@@ -296,3 +296,13 @@ def test_receive_whose_queue_is_deleted_before_its_wait_is_looked_at_is_answered
     bench.ask(c, q.DeleteQueue("jobs"))
     bench.settle()
     assert isinstance(bench.replies[c, waiting], NotFound)
+
+
+def test_short_poll_at_the_moment_when_a_lease_ends_gets_what_is_ready() -> None:
+    bench = with_queues(visibility_timeout=100)
+    c = bench.connect()
+    bench.enqueue(c, "jobs", b"leased")
+    assert bench.receive(c, "jobs")
+    bench.enqueue(c, "jobs", b"ready")
+    bench.clock.advance(100)
+    assert [body for item in bench.receive(c, "jobs") for body in item.bodies][:1] == [b"ready"]

@@ -238,6 +238,8 @@ class World:
         self.logs: dict[str, Log] = {}
         self.crashes: list[float] = []
         self.disconnects: dict[str, list[float]] = defaultdict(list)
+        self.blocks: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        """A process read nothing from its connection."""
         self.losses: list[tuple[float, float]] = []
         """Somebody's connection was lost, and the broker had not heard of it."""
         self.jumps: list[tuple[float, float]] = []
@@ -279,6 +281,8 @@ class World:
             case "disconnect":
                 self.disconnects[note["process"]].append(time)
                 self.losses.append((time, time))
+            case "blocked":
+                self.blocks[note["process"]].append((note["since"], time))
             case "noticed":
                 self.losses.append((note["since"], time))
             case "crash":

@@ -183,7 +183,11 @@ class Faults:
         link = self._world.random.choice(self._world.clients).link
         if link is not None and self._world.node.up:
             self._set_blocked(link, True)
-            self._world.soon(50, self._set_blocked, link, False)
+            self._world.soon(50, self._unblock, link, self._world.time())
+
+    def _unblock(self, link: Any, since: float) -> None:
+        link.client.recorder.note("blocked", since=since)
+        self._set_blocked(link, False)
 
     def _set_blocked(self, link: Any, blocked: bool) -> None:
         node = self._world.node

@@ -151,6 +151,18 @@ def messages_handed_to_a_process_of_whose_loss_the_broker_had_not_heard(s: Story
 
 
 @good
+def ready_message_that_is_not_handed_to_who_reads_nothing(s: Story) -> None:
+    s.settings()
+    s.enqueue("a")
+    s.now += 2 * LEASE + 5
+    since = s.now
+    s.receive()
+    s.note("blocked", by="c", since=since)
+    s.receive(message("a", 0, 10))
+    s.settle("ack", (0, 10))
+
+
+@good
 def lease_cut_short_by_an_extension(s: Story) -> None:
     s.enqueue("a")
     s.receive(message("a", 0, 10))

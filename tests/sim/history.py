@@ -45,6 +45,7 @@ another one here.
                  given to others
     noticed      since: the broker has heard of a disconnect at that time; until now it may have handed out
                  messages to that process
+    blocked      process and since: from then until now it read nothing from its connection
     crash        the broker died; all leases are void
     clock        jump: the broker's wall clock was set by so many seconds
     trimmed      log and start: retention may have given up what lies before that offset

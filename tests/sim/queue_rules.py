@@ -222,13 +222,15 @@ def stuck(queue: Queue) -> Iterator[str]:
 
 def hungry(queue: Queue, slack: float) -> Iterator[Op]:
     """Receives that got nothing, when for a while nothing had happened that can hide a message: a crash, a
-    lost connection, a receive with an unknown end."""
+    lost connection, a receive with an unknown end. Nothing is handed to who does not read."""
     unknown = [op.start + op.asked["wait"] for op in queue.ops["receive"] if op.outcome == "unknown"]
     lost_at = [time for times in queue.world.disconnects.values() for time in times]
     hidden = sorted([*queue.world.crashes, *lost_at, *unknown])
     for op in queue.ops["receive"]:
         quiet = bisect_left(hidden, op.end) == bisect_left(hidden, op.start - slack)
-        if op.ok and not op.answer["messages"] and quiet:
+        blocks = queue.world.blocks.get(op.process, ())
+        blocked = any(since <= op.end and op.start <= until for since, until in blocks)
+        if op.ok and not op.answer["messages"] and quiet and not blocked:
             yield op
 
 
