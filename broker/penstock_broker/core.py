@@ -266,7 +266,8 @@ class Core:
         """The instant, by a wall clock that never runs backwards: where the machine's does, ours goes on at
         the pace of the monotonic one."""
         before = self._now
-        self._now = Now(now.mono, max(now.wall, before.wall + now.mono - before.mono))
+        wall = before.wall + now.mono - before.mono
+        self._now = now if now.wall >= wall else Now(now.mono, wall)
         return self._now
 
     # ---- What handlers use

@@ -15,6 +15,10 @@ class Settled(IntEnum):
     PURGED = 3
 
 
+SETTLED_NAMES = tuple(outcome.name for outcome in Settled)
+"""By number: an enumeration's own look-up costs more than the settling."""
+
+
 class History(NamedTuple):
     """What is known of a message that did not go the plain way."""
 

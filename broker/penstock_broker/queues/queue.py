@@ -16,7 +16,7 @@ from penstock_broker.producers import Outcome, Producers
 from penstock_broker.queues.handout import Handout, Waiter
 from penstock_broker.queues.kept import Kept
 from penstock_broker.queues.leases import Lease, Leases, Tokens
-from penstock_broker.queues.outcomes import Dead, Grant, History, Settled, Verdict
+from penstock_broker.queues.outcomes import SETTLED_NAMES, Dead, Grant, History, Settled, Verdict
 from penstock_broker.queues.policy import Policy
 from penstock_broker.queues.states import Event, State, States
 from penstock_broker.storage import entries
@@ -121,7 +121,7 @@ class Queue:
                 self._aside.difference_update(range(first, first + messages))
             if self._history:
                 self._forget(first, messages)
-            self.counters[Settled(part.flags & ~entries.KEPT_FLAG).name] += messages
+            self.counters[SETTLED_NAMES[part.flags & ~entries.KEPT_FLAG]] += messages
         if part.flags & entries.KEPT_FLAG:
             self.kept.settled(entries.settle_ranges(part), self.states.head, time)
         elif self.log.start < self.states.head:
