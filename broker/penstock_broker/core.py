@@ -266,8 +266,7 @@ class Core:
         """The instant, by a wall clock that never runs backwards: where the machine's does, ours goes on at
         the pace of the monotonic one."""
         before = self._now
-        wall = before.wall + now.mono - before.mono
-        self._now = now if now.wall >= wall else Now(now.mono, wall)
+        self._now = Now(now.mono, max(now.wall, before.wall + now.mono - before.mono))
         return self._now
 
     # ---- What handlers use

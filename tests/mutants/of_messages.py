@@ -177,6 +177,25 @@ MUTANTS = (
         ANSWER + "lease_ends_by_the_clock_that_never_jumps",
     ),
     Mutant(
+        "pause between two looks at clocks ends delays",
+        CLOCK,
+        "        wall = time.time_ns() // 1_000_000"
+        "  # first: the core would take a pause in between for a jump ahead\n"
+        "        return Now(time.monotonic_ns() // 1_000_000, wall)\n",
+        "        return Now(time.monotonic_ns() // 1_000_000, time.time_ns() // 1_000_000)\n",
+        "tests/unit/server/test_clock.py::test_pause_between_the_two_clocks_does_not_make_the_wall_clock_run_ahead",
+    ),
+    Mutant(
+        "short poll told of nothing before the hand-out",
+        DELIVERIES,
+        "                self._expire(target, now)\n        else:\n",
+        "                self._expire(target, now)\n"
+        "            for waiter in target.overdue(now.mono):\n"
+        "                self.answer_nothing(waiter)\n"
+        "        else:\n",
+        FOUND + "short_poll_at_the_moment_when_a_lease_ends_gets_what_is_ready",
+    ),
+    Mutant(
         "wall clock runs backwards",
         CORE,
         "        self._now = Now(now.mono, max(now.wall, before.wall + now.mono - before.mono))\n",

@@ -19,6 +19,7 @@ CHECKPOINTS = "tests/unit/storage/test_checkpoints.py::test_"
 FOUND = "tests/model/test_simulator_findings.py::test_"
 KEPT = "tests/model/test_retention.py::test_"
 ROOM = "tests/unit/storage/test_room.py::test_"
+RECYCLING = "tests/unit/storage/test_recycling.py::test_"
 COMPACTED = "tests/model/test_compaction.py::test_"
 PLACES = "tests/unit/storage/test_retention.py::test_"
 
@@ -304,6 +305,20 @@ MUTANTS = (
         "most if len(spares) > 1 else here if spares else here - self.settings.file_min",
         "most",
         ROOM + "publishes_leave_a_file_to_what_frees_space",
+    ),
+    Mutant(
+        "large file given to small blocks",
+        JOURNAL,
+        "        if not alone and not self.full:\n            fits = ",
+        "        if self.end < 0:\n            fits = ",
+        ROOM + "large_publish_gets_the_file_that_was_made_for_it_however_many_small_ones_come",
+    ),
+    Mutant(
+        "most freed files dropped",
+        JOURNAL,
+        "self.bytes + kept + size > self.settings.budget:",
+        "self.bytes + kept + size > self.settings.budget // 4:",
+        RECYCLING + "after_one_budget_of_bytes_no_file_is_filled_anew",
     ),
     # ---- Compaction
     Mutant(
