@@ -50,8 +50,8 @@ class CutLives(Lives):
     """They end with the power. `torn`: starts that found a block half written."""
 
     endings = Lives.endings | {CANNOT_START, STORAGE_FAILED}
-    excused = frozenset({"Corrupt"})
-    """What cannot be read from a disk that is gone."""
+    excused = frozenset({"Corrupt", "DiskFull"})
+    """On a disk that is gone nothing can be read, and no file made."""
     confirms_min, settles_min = 200, 50
 
     def __init__(self, directory: Path, random: Random, on: Disk) -> None:

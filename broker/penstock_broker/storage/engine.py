@@ -258,7 +258,8 @@ class Engine(Generic[T]):
         if journal.end > self._look_from:
             self._judge_space()
         if self.disk_full or journal.full:
-            raise DiskFull(f"the disk has {self.space.free:,} bytes left", retry_after=1.0)
+            why = "" if self.disk_full else ", but a journal file could not be made on it"
+            raise DiskFull(f"the disk has {self.space.free:,} bytes left{why}", retry_after=1.0)
         if journal.bytes + journal.gathered > self.sizes.budget + self.sizes.file_max:
             raise Busy("the journal is over its budget until the archiver has moved on", retry_after=0.05)
 
