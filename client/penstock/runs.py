@@ -60,6 +60,11 @@ class Run:
             self._ends = [0, *self.batch.ends()]
         return bytes(self._bodies[self._ends[index] : self._ends[index + 1]])
 
+    def bodies(self, first: int, count: int) -> memoryview:
+        """The bodies of messages `first` … `first + count` as they were sent, one behind the other."""
+        ends = [0, *self.batch.ends()]
+        return self.batch.bodies()[ends[first] : ends[first + count]]
+
     def cell(self, kind: Kind, index: int) -> Any:
         """The value of message `index` in a column of msgpack cells; None where absent."""
         if kind not in self._cells:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from penstock.errors import Disconnected, Error, Invalid, Timeout
 from penstock.events import CommitFailed
 from penstock.group import Group
-from penstock.record import Record
-from penstock.views import Records
-from penstock_protocol.limits import MIB
+from penstock.record import Record, RecordRun
+from penstock.views import Records, Taken
+from penstock_protocol.limits import MIB, RECEIVE_MESSAGES_MAX
 
 if TYPE_CHECKING:
     from penstock.topic import Start, Topic
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("penstock")
 
-FETCH_RECORDS = 500
+FETCH_RECORDS = RECEIVE_MESSAGES_MAX
 FETCH_BYTES = MIB
 WAIT_MS = 20_000
 """Of the long poll at the end of a partition."""
@@ -55,7 +55,9 @@ class Reader(Generic[T]):
         self._position = position
         self._last = -1
         self._behind_last = position
-        self._reading: deque[Record[T]] = deque()
+        self._reading: deque[RecordRun[T]] = deque()
+        self._index = 0
+        """In the first of these runs, of the next record to take."""
         self._ahead: Records[T] | None = None
         self._failure: Exception | None = None
         self._wanted = asyncio.Event()
@@ -77,19 +79,39 @@ class Reader(Generic[T]):
         self._paused = False
         self._arrived.set()
 
-    def take(self, most: int) -> list[Record[T]]:
-        """Up to `most` records, in order. Raises what ended the reading."""
+    def take(self, most: int) -> Sequence[Record[T]]:
+        """Up to `most` records, in order, made when they are touched. Raises what ended the reading."""
         if self._paused:
-            return []
-        if not self._reading:
-            if self._ahead is not None:
-                self._reading.extend(self._ahead)
-                self._last, self._behind_last = self._reading[-1].offset, self._ahead.next_offset
-                self._ahead = None
-                self._wanted.set()
-            elif self._failure is not None:
+            return ()
+        if not self._reading and not self._turn_to_what_is_ahead():
+            return ()
+        if most == 1:
+            return (Record(*self._take_of_run(1)[:2]),)
+        pieces = []
+        while most and self._reading:
+            pieces.append(self._take_of_run(most))
+            most -= pieces[-1][2]
+        return Taken(pieces)
+
+    def _turn_to_what_is_ahead(self) -> bool:
+        if self._ahead is None:
+            if self._failure is not None:
                 raise self._failure
-        return [self._reading.popleft() for _ in range(min(most, len(self._reading)))]
+            return False
+        self._reading.extend(self._ahead.runs)
+        self._last, self._behind_last = self._ahead[-1].offset, self._ahead.next_offset
+        self._ahead = None
+        self._wanted.set()
+        return True
+
+    def _take_of_run(self, most: int) -> tuple[RecordRun[T], int, int]:
+        run, first = self._reading[0], self._index
+        count = min(most, run.stamps.messages - first)
+        self._index += count
+        if self._index == run.stamps.messages:
+            self._reading.popleft()
+            self._index = 0
+        return run, first, count
 
     def behind(self, record: Record[T]) -> int:
         """Where to go on when that record is finished: behind the last of a fetch there may be a hole."""
@@ -165,7 +187,7 @@ class TopicConsumer(Generic[T]):
         self._readers: dict[int, Reader[T]] = {}
         self._turn: deque[Reader[T]] = deque()
         self._arrived = asyncio.Event()
-        self._hand: list[Record[T]] = []
+        self._hand: Sequence[Record[T]] = ()
         self._stopped = False
         self._uncommitted = 0
         """Records finished since the last automatic commit."""
@@ -233,7 +255,7 @@ class TopicConsumer(Generic[T]):
         while records := await self._next(max_records):
             yield records
 
-    async def _next(self, most: int) -> list[Record[T]]:
+    async def _next(self, most: int) -> Sequence[Record[T]]:
         """The next records of one partition; none after `stop`. Those in hand are finished."""
         self._finish()
         while not self._stopped:
@@ -246,13 +268,13 @@ class TopicConsumer(Generic[T]):
                 if self._hand:
                     return self._hand
             await self._arrived.wait()
-        return []
+        return ()
 
     def seek(self, partition: int, offset: int) -> None:
         """Read `partition` from `offset` on; a commit then stores that. A record in hand stays unfinished."""
         self._reader(partition).seek(offset)
         if self._hand and self._hand[0].partition == partition:
-            self._hand = []
+            self._hand = ()
 
     def pause(self, *partitions: int) -> None:
         """Hand out nothing of these partitions (none given: of all) until `resume`."""
@@ -277,7 +299,7 @@ class TopicConsumer(Generic[T]):
         reader = self._readers[last.partition]
         reader.finished = reader.behind(last)
         self._uncommitted += len(self._hand)
-        self._hand = []
+        self._hand = ()
         if self._auto:
             self._store_sometimes()
 

@@ -98,7 +98,25 @@ class Records(View[Record[T]]):
         self, partition: int, runs: Sequence[RecordRun[T]], *, start: int, end: int, next_offset: int
     ) -> None:
         super().__init__(runs, [run.stamps.messages for run in runs], Record)
+        self.runs = runs
         self.partition = partition
         self.start = start
         self.end = end
         self.next_offset = next_offset
+
+
+class Taken(View[Record[T]]):
+    """Some records of a fetch. A piece: run, index of its first one here, how many."""
+
+    def __init__(self, pieces: Sequence[tuple[RecordRun[T], int, int]]) -> None:
+        super().__init__(pieces, [count for _, _, count in pieces], _record)
+        self._pieces = pieces
+
+    def bodies(self) -> list[memoryview]:
+        """The values as they were sent, concatenated batch by batch: for who looks at many at once."""
+        return [run.bodies(first, count) for run, first, count in self._pieces]
+
+
+def _record(piece: tuple[RecordRun[T], int, int], index: int) -> Record[T]:
+    run, first, _ = piece
+    return Record(run, first + index)

@@ -3,13 +3,14 @@
 import asyncio
 
 import penstock
+from penstock.views import Taken
 from penstock_loadtest.adapter import Adapter, Arrived, Bodies
 
 PARTITIONS = 8
 """Of a topic with keys."""
 RECEIVERS = 4
 """Long polls in flight on one queue: one is answered while the others are handled."""
-RECEIVE = 1_000
+RECEIVE = RECORDS = 1_000
 WAIT_SECONDS = 20.0
 TIMEOUT_SECONDS = 120.0
 
@@ -106,8 +107,9 @@ class Penstock(Adapter):
         partitions = range(self._partitions)
         async with self._topic.consumer(group, partitions=partitions, auto_commit=True) as consumer:
             self._consumers.append(consumer)
-            async for records in consumer.batches():
-                await arrived([record.raw for record in records], len(records))
+            async for records in consumer.batches(RECORDS):
+                assert isinstance(records, Taken)
+                await arrived(records.bodies(), len(records))
 
     def stop(self) -> None:
         super().stop()

@@ -10,6 +10,7 @@ from tests.fakes.topic_broker import Broker
 from penstock import topic_consumer
 from penstock.errors import Invalid, NotFound, OffsetOutOfRange, Timeout
 from penstock.events import CommitFailed
+from penstock.views import Taken
 from penstock_protocol.messages.topics import (
     Commit,
     Fetch,
@@ -68,6 +69,20 @@ async def test_batches_come_from_one_partition_up_to_the_size_asked_for() -> Non
             if sum(sizes) == 10:
                 break
     assert sorted(sizes) == [2, 3, 5]
+
+
+async def test_batches_cut_a_fetch_wherever_they_end_and_single_records_go_on_there() -> None:
+    broker = Broker()
+    broker.append(*[b"%d" % i for i in range(10)])
+    async with broker.consumer() as consumer:
+        batches = consumer.batches(max_records=4)
+        first, second = await anext(batches), await anext(batches)
+        assert isinstance(second, Taken)
+        assert [record.value for record in second] == [b"4", b"5", b"6", b"7"]
+        assert second[-1].offset == 7
+        assert b"".join(first.bodies() if isinstance(first, Taken) else []) == b"0123"
+        assert b"".join(second.bodies()) == b"4567"
+        assert (await anext(consumer)).offset == 8
 
 
 async def test_stop_ends_the_loop() -> None:
