@@ -19,7 +19,7 @@ from tests.integration.raw import RawClient
 
 pytestmark = pytest.mark.root
 
-CUTS, SEED = 20, 1
+CUTS, SEED = 40, 1
 CONTROLS = 10
 BATCHES = 30
 INTERVALS, INTERVAL_SECONDS = 5, 0.2
