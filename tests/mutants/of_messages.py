@@ -80,13 +80,6 @@ MUTANTS = (
         "        position = self._position(queue, grants)\n",
         REVIEW + "delivery_that_waits_for_a_failure_to_be_durable_is_not_overtaken",
     ),
-    Mutant(
-        "nack answered before its dead letter is durable",
-        QUEUES,
-        '        core.burial.bury(queue, queue.rejected(runs, "rejected"), call.now, done)\n',
-        '        core.burial.bury(queue, queue.rejected(runs, "rejected"), call.now)\n        done()\n',
-        FOUND + "nack_that_makes_a_dead_letter_is_answered_when_the_dead_letter_is_durable",
-    ),
     # ---- What a start knows
     Mutant(
         "settle forgotten by a start",
@@ -159,7 +152,7 @@ MUTANTS = (
         "        parts = self._by_token.get(token)\n        if parts is None:\n            return []\n",
         "        parts = self._by_token.get(token, next(iter(self._by_token.values()), None))\n"
         "        if parts is None:\n            return []\n",
-        SETTLEMENT,
+        "tests/unit/queues/test_leases.py::TestAgainstMessages::runTest",
     ),
     Mutant(
         "monotonic clock is the wall clock",
@@ -235,7 +228,7 @@ MUTANTS = (
         STATES,
         "            self._hint = min(self._hint, first)\n",
         "            self._hint = max(self._hint, first)\n",
-        SETTLEMENT,
+        "tests/unit/queues/test_states.py::TestAgainstList::runTest",
     ),
     Mutant(
         "deleted queue answers who waits there twice",
@@ -280,7 +273,7 @@ MUTANTS = (
         CORE,
         "        self.engine.wait(position, Answer(call, confirm, None, batch.length), within)\n",
         "        self.engine.wait(0, Answer(call, confirm, None, batch.length), within)\n",
-        BEHIND + "[enqueue-failed_sync]",
+        "tests/model/test_slow_disk.py::test_nothing_is_confirmed_and_nothing_refused_while_the_disk_stands_still",
     ),
     # ---- The wire
     Mutant(

@@ -309,8 +309,8 @@ MUTANTS = (
     Mutant(
         "large file given to small blocks",
         JOURNAL,
-        "        if not alone and not self.full:\n            fits = ",
-        "        if self.end < 0:\n            fits = ",
+        "        if not alone and not self.full:\n            spares = ",
+        "        if self.end < 0:\n            spares = ",
         ROOM + "large_publish_gets_the_file_that_was_made_for_it_however_many_small_ones_come",
     ),
     Mutant(
