@@ -185,9 +185,10 @@ def test_nack_that_makes_a_dead_letter_is_answered_when_the_dead_letter_is_durab
     bench = with_queues(max_attempts=1)
     c = bench.connect()
     bench.enqueue(c, "jobs", b"a")
+    bench.enqueue(c, "jobs", b"b")  # proves the block of the first, which is left where it is, cold
     bench = Bench(ColdFiles(bench.files.kill().disk))
     c = bench.connect()
-    (item,) = bench.receive(c, "jobs")
+    (item,) = bench.receive(c, "jobs", 1)
     asked = bench.ask(c, q.Nack("jobs", q.Outcome.RETRY, 0, None, memoryview(encode_ranges([item.range]))))
     while (c, asked) not in bench.replies:
         bench.turn()

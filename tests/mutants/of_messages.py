@@ -80,6 +80,13 @@ MUTANTS = (
         "        position = self._position(queue, grants)\n",
         REVIEW + "delivery_that_waits_for_a_failure_to_be_durable_is_not_overtaken",
     ),
+    Mutant(
+        "nack answered before its dead letter is durable",
+        QUEUES,
+        "        core.deliveries.failed(queue, runs, request.delay, call.now, done)\n",
+        "        core.deliveries.failed(queue, runs, request.delay, call.now)\n        done()\n",
+        FOUND + "nack_that_makes_a_dead_letter_is_answered_when_the_dead_letter_is_durable",
+    ),
     # ---- What a start knows
     Mutant(
         "settle forgotten by a start",

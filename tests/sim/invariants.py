@@ -45,7 +45,7 @@ def journal_keeps_its_budget(core: Core) -> None:
     """Publishes stop at the budget and a file; what frees space may go beyond by a few files, and every
     start takes one. Without working checkpoints nothing can be freed; what they cover is, file by file."""
     journal, sizes = core.engine.journal, core.engine.sizes
-    if core.engine.checkpoint_failed or core.engine.checkpointing:
+    if core.engine.checkpoint_failed or not core.engine.covered:
         return
     most = 2 * sizes.budget + (8 + journal.boot) * sizes.file_max
     needed = sum(file.size for file in journal.files if file.end > core.engine.covered)
