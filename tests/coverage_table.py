@@ -18,6 +18,9 @@ FEATURES = (
     *("enqueue", "receive/lease", "extend", "release", "nack/retry", "delay", "ack", "dead letter", "purge"),
     *("produce", "fetch", "offsets", "producer dedup", "create/alter/delete", "retention", "compaction"),
     *("keep_settled", "durability modes", "archive", "evacuation", "checkpoint"),
+    *("ttl", "priority", "message groups", "fair tenants", "dedup id", "job key", "overflow", "at most once"),
+    *("progress of work", "dead-letter history", "cancel/reschedule", "move/redrive/replay", "reply"),
+    *("schedules", "throw-away queues", "pause"),
 )
 FAULTS = (
     *("kill -9", "power cut", "restart", "torn write", "failed write/sync", "read error", "stalled disk"),

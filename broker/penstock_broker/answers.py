@@ -11,7 +11,8 @@ from penstock_broker.clock import Now
 from penstock_broker.session import Connection
 from penstock_broker.storage.files import Load
 from penstock_broker.storage.log import Log
-from penstock_broker.storage.reads import Cold, Cut, Loaded, Reads, shortened
+from penstock_broker.storage.reads import Cold, Cut, Loaded, Reads, Views, crc_of, shortened
+from penstock_protocol.batch import BatchView
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Corrupt, Error
 from penstock_protocol.slices import Slice, encode_slice
@@ -37,6 +38,8 @@ class Run(NamedTuple):
     attempt: int = 1
     delivery: int = 0
     flags: int = 0
+    noted: Callable[[BatchView, int], bytes | None] | None = None
+    """Adds what is noted of a message, which is alone in its run: (its batch, append time) → the copy."""
 
 
 UNBOUNDED = 1 << 62
@@ -48,7 +51,7 @@ class Reading:
 
     __slots__ = (
         *("finish", "loaded", "loading", "log", "lost", "messages_max"),
-        *("partition", "runs", "size_max", "started"),
+        *("partition", "queue", "runs", "settle", "size_max", "started"),
     )
 
     def __init__(
@@ -59,9 +62,11 @@ class Reading:
         finish: Callable[[int, tuple[Buffer, ...], int], Any],
         started: Callable[[Now], bool] | None = None,
         lost: Callable[[], None] | None = None,
+        settle: Callable[[Any, Now], None] | None = None,
         *,
         messages_max: int = UNBOUNDED,
         size_max: int = UNBOUNDED,
+        queue: Any = None,
     ) -> None:
         self.log = log
         self.partition = partition
@@ -71,8 +76,12 @@ class Reading:
         """Called when the answer leaves; False: it is not wanted any more."""
         self.lost = lost
         """Called instead when it cannot leave."""
+        self.settle = settle
+        """Called with the message instead of sending it: its messages are settled first, it is sent after."""
         self.messages_max = messages_max
         self.size_max = size_max
+        self.queue = queue
+        """Whose messages they are, if somebody gets them."""
         self.loaded: Loaded = {}
         self.loading = 0
 
@@ -109,6 +118,8 @@ def materialize(reading: Reading, reads: Reads) -> Any:
             if cut is None:
                 end = run.first + run.messages
                 continue
+            if run.noted is not None:
+                cut = _with_notes(cut, run.noted)
             heads.append(encode_slice(_stamps(run, cut, reading.partition), cut.crc))
             buffers.append(cut.data)
             end = cut.end
@@ -121,8 +132,9 @@ def materialize(reading: Reading, reads: Reads) -> Any:
 def _cuts(reading: Reading, reads: Reads) -> Iterator[tuple[Run, Cut | None]]:
     """What goes into the message; None behind all there is of a run."""
     messages, size = reading.messages_max, reading.size_max
+    views: Views = {}
     for run in reading.runs:
-        for cut in reads.cuts(reading.log, run.first, run.messages, reading.loaded):
+        for cut in reads.cuts(reading.log, run.first, run.messages, reading.loaded, views):
             fitting = cut if cut.messages <= messages else shortened(cut, messages)
             yield run, fitting
             messages -= fitting.messages
@@ -130,6 +142,11 @@ def _cuts(reading: Reading, reads: Reads) -> Iterator[tuple[Run, Cut | None]]:
             if messages <= 0 or size <= 0:
                 return
         yield run, None
+
+
+def _with_notes(cut: Cut, noted: Callable[[BatchView, int], bytes | None]) -> Cut:
+    data = noted(BatchView(cut.data, verify=False), cut.time)
+    return cut if data is None else cut._replace(data=data, crc=crc_of(data))
 
 
 def _stamps(run: Run, cut: Cut, partition: int) -> Slice:

@@ -1,30 +1,35 @@
 """Dead letters: a message leaves its queue and enters the dead-letter queue in one entry.
 
-The bytes are read first (loaded, if they are cold); until then the message stays in flight with nobody.
-A dead letter without room waits in its own queue and is tried again when its time comes.
+The bytes are read first, a piece at a time (loaded, if they are cold); until then the message stays in flight
+with nobody. A dead letter without room waits in its own queue and is tried again when its time comes.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
+from penstock_broker import past
 from penstock_broker.answers import Answer
 from penstock_broker.catalogue import Item, part_for
 from penstock_broker.clock import Now
 from penstock_broker.durability import FSYNC
+from penstock_broker.queues import judging, notes, traits
 from penstock_broker.queues.outcomes import Dead, Settled
-from penstock_broker.queues.policy import DEAD_LETTER_SETTINGS, policy_for
+from penstock_broker.queues.policy import DEAD_LETTER_SETTINGS, Policy, policy_for
 from penstock_broker.queues.queue import Queue
-from penstock_broker.queues.states import Event
 from penstock_broker.registry import Registry
 from penstock_broker.storage import entries
 from penstock_broker.storage.engine import Engine
 from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.storage.files import Load
-from penstock_broker.storage.reads import Cold, Cut, Loaded
+from penstock_broker.storage.reads import Cold, Cut, Loaded, crc_of
+from penstock_protocol.batch import BatchView
 from penstock_protocol.errors import Corrupt, QueueFull, TooLarge
 from penstock_protocol.limits import INT_MAX
 
 BYTES_PER_ENTRY = 1 << 20
 """Dead letters of more bytes are buried in several entries, each whole in itself."""
+PARKING = frozenset({"max_attempts", "max_deliveries", "rejected"})
+"""Reasons for which a message group may be parked."""
 
 Then = Callable[[], None]
 
@@ -44,19 +49,26 @@ class Burial:
         self._new_uuid = new_uuid
         self._touch = touch
 
+    def knows(self, queue: Queue) -> bool:
+        """The queue is there: it was not deleted."""
+        return self._registry.get(queue.uuid) is queue
+
     def bury(self, queue: Queue, dead: Sequence[Dead], now: Now, then: Then | None = None) -> None:
         """Move each to the dead-letter queue; `then` when the last one is applied."""
-        left = len(dead)
+        pieces: deque[Dead] = deque(dead)
+        while pieces:
+            piece = pieces.popleft()
+            fits, _ = queue.log.fit(piece.first, piece.messages, BYTES_PER_ENTRY)
+            if fits < piece.messages:
+                rest = piece._replace(first=piece.first + fits, messages=piece.messages - fits)
+                pieces.appendleft(rest)
+            if not self._bury(queue, piece._replace(messages=fits), now, {}, lambda: go_on()):
 
-        def one_done() -> None:
-            nonlocal left
-            left -= 1
-            if not left and then is not None:
-                then()
+                def go_on() -> None:
+                    self.bury(queue, pieces, now, then)
 
-        for item in dead:
-            self._bury(queue, item, now, {}, one_done)
-        if not dead and then is not None:
+                return
+        if then is not None:
             then()
 
     def retry(self, queue: Queue, now: Now) -> None:
@@ -69,58 +81,51 @@ class Burial:
             messages, size = queue.log.fit(first, min(waiting, room), room_bytes)
             if not messages or size > room_bytes:
                 return
-            queue.states.move(first, messages, Event.DUE)
-            queue.states.move(first, messages, Event.HAND_OUT)
-            self.bury(queue, queue.rejected([(first, messages)], "waited"), now)
+            queue.seize([(first, messages)])
+            self.bury(queue, judging.dead_before(queue, first, messages), now)
             room, room_bytes = room - messages, room_bytes - size
 
-    def _bury(self, queue: Queue, dead: Dead, now: Now, loaded: Loaded, then: Then) -> None:
-        if self._registry.get(queue.uuid) is not queue:
-            then()  # deleted meanwhile
-            return
+    def _bury(self, queue: Queue, dead: Dead, now: Now, loaded: Loaded, go_on: Then) -> bool:
+        """One piece. False: its bytes are cold; `go_on` is called when it is done."""
+        if not self.knows(queue):
+            return True  # deleted meanwhile
         try:
-            cuts = list(self._engine.reads.cuts(queue.log, dead.first, dead.messages, loaded))
+            reads = self._engine.reads
+            cuts = list(reads.cuts(queue.log, dead.first, dead.messages, loaded, unwritten=True))
         except Cold as cold:
             extent = cold.extent
 
             def got(result: object) -> None:
                 loaded[extent] = result if isinstance(result, bytes) else b""
-                self._bury(queue, dead, now, loaded, then)
+                if self._bury(queue, dead, now, loaded, go_on):
+                    go_on()
 
             self._engine.load(Load(*extent[:3]), got)
-            return
+            return False
         except Corrupt as error:
             end = dead.first + dead.messages
             low = max(dead.first, error.detail["first"])
             high = min(end, error.detail["first"] + error.detail["messages"])
-            self._park(queue, low, high - low, dead.failures, now)
+            self._park(queue, low, high - low, dead, now)
             queue.damaged.update(range(low, high))
             whole = [(dead.first, low - dead.first), (high, end - high)]
-            self.bury(queue, [dead._replace(first=f, messages=n) for f, n in whole if n], now, then)
-            return
-        batch: list[Cut] = []
-        size = 0
-        for cut in cuts:
-            if batch and size + len(cut.data) > BYTES_PER_ENTRY:
-                self._move(queue, batch, dead, now)
-                batch, size = [], 0
-            batch.append(cut)
-            size += len(cut.data)
-        if batch:
-            self._move(queue, batch, dead, now)
+            self.bury(queue, [dead._replace(first=f, messages=n) for f, n in whole if n], now)
+            return True
+        self._move(queue, cuts, dead, now)
         self._touch(queue)
-        then()
+        return True
 
     def _move(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> None:
         """One entry, by the stricter mode of both: appended there, settled here, the dead-letter queue made,
         in this one's mode, if it is not there yet."""
         first, messages = cuts[0].first, sum(cut.messages for cut in cuts)
-        parts: list[Part] = []
         name = queue.policy.dead_letter
         if name is None:  # since it was altered, nothing of it dies
             part = queue.return_part([(first, messages, max(1, dead.failures), now.wall)])
             self._engine.append([part], wall=now.wall, within=queue.within)
             return
+        bodies = [self._body(queue, cut, dead, now) for cut in cuts]
+        parts: list[Part] = []
         if name not in self._registry.queues:
             uuid, within = self._new_uuid(), FSYNC
             settings = {**DEAD_LETTER_SETTINGS, "durability": queue.policy.durability}
@@ -130,21 +135,17 @@ class Burial:
         else:
             try:
                 target = self._registry.queue(name)
-                target.check_room(messages, sum(len(cut.data) for cut in cuts))
+                target.check_room(messages, sum(len(body.data) for body in bodies))
             except (QueueFull, Corrupt):
-                self._park(queue, first, messages, dead.failures, now)
+                self._park(queue, first, messages, dead, now)
                 return
-            uuid, offset = target.uuid, target.log.end
+            uuid, offset, policy = target.uuid, target.log.end, target.policy
             within = min(queue.within, target.within)
-        bodies: list[Body] = []
-        for cut in cuts:
-            origin = entries.ORIGIN.pack(cut.origin_log, cut.origin_first)
-            parts.append(
-                Part(uuid, Kind.APPEND, offset, cut.messages, entries.ORIGIN_FLAG, origin, len(bodies))
-            )
-            bodies.append(Body(cut.data, cut.crc))
+        for number, (cut, body) in enumerate(zip(cuts, bodies, strict=True)):
+            parts.append(copy_part(uuid, offset, cut, body, number, policy, now))
             offset += cut.messages
-        parts.append(queue.settle_part([(first, messages)], Settled.DEAD_LETTERED))
+        parks = queue.policy.group_failure == "park" and dead.reason in PARKING
+        parts.append(queue.settle_part([(first, messages)], Settled.DEAD_LETTERED, parks=parks))
         try:
             self._engine.append(parts, bodies, wall=now.wall, within=within)
         except TooLarge:
@@ -153,15 +154,51 @@ class Burial:
         queue.dead_reasons[dead.reason] += messages
         self._touch(self._registry.queues[name])
 
+    def _body(self, queue: Queue, cut: Cut, dead: Dead, now: Now) -> Body:
+        """The messages with their history."""
+        batch = BatchView(cut.data, verify=False)
+        notes = queue.indexes.notes
+        data = past.died(batch, queue.name, cut.first, cut.time, notes, dead.text or dead.reason, now.wall)
+        return Body(data, crc_of(data))
+
     def _move_in_halves(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> None:
         """All in one entry is more than a small journal takes."""
-        half = len(cuts) // 2
+        first, messages = cuts[0].first, cuts[-1].end - cuts[0].first
+        half = messages // 2
         if not half:
-            self._park(queue, cuts[0].first, cuts[0].messages, dead.failures, now)
+            self._park(queue, first, messages, dead, now)
             return
-        self._move(queue, cuts[:half], dead, now)
-        self._move(queue, cuts[half:], dead, now)
+        halves = (first, half), (first + half, messages - half)
+        self.bury(queue, [dead._replace(first=low, messages=some) for low, some in halves], now)
 
-    def _park(self, queue: Queue, first: int, messages: int, failures: int, now: Now) -> None:
-        part = queue.return_part([(first, messages, failures, 0)], waiting=True)
-        self._engine.append([part], wall=now.wall, within=queue.within)
+    def _park(self, queue: Queue, first: int, messages: int, dead: Dead, now: Now) -> None:
+        """They wait for room; what they died of is noted."""
+        row = ("dead", first, messages, dead.reason, dead.text)
+        parts = [
+            Part(queue.uuid, Kind.NOTED, detail=notes.encode([row])),
+            queue.return_part([(first, messages, dead.failures, 0)], waiting=True),
+        ]
+        self._engine.append(parts, wall=now.wall, within=queue.within)
+
+
+def copy_part(
+    uuid: bytes,
+    offset: int,
+    cut: Cut,
+    body: Body,
+    number: int,
+    policy: Policy,
+    now: Now,
+    flags: int = 0,
+    due: Sequence[int] | None = None,
+) -> Part:
+    """The APPEND of messages that come from another queue: they keep their id, their priority and group.
+    `due`: when each is ready, wall ms, 0: at once."""
+    batch = BatchView(body.data, verify=False)
+    detail = b""
+    if batch.column_table or policy.marks_all or due:
+        found = traits.of_copy(batch, policy, now.wall, due)
+        if found:
+            flags, detail = flags | entries.TRAITS_FLAG, traits.encode(found)
+    origin = entries.ORIGIN.pack(cut.origin_log, cut.origin_first)
+    return Part(uuid, Kind.APPEND, offset, cut.messages, flags | entries.ORIGIN_FLAG, detail + origin, number)

@@ -18,7 +18,7 @@ CATALOGUE = bytes(15) + b"\x02"
 KIND = 2
 """Its kind in a checkpoint."""
 NAME = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9._:-]*\Z")
-SORTS = ("queue", "topic", "group")
+SORTS = ("queue", "topic", "group", "schedule")
 
 
 class Item(NamedTuple):

@@ -35,6 +35,11 @@ def choice(*names: str) -> Check:
     return Check(lambda value: value in names, " or ".join(names))
 
 
+def flag() -> Check:
+    """True or False."""
+    return Check(lambda value: type(value) is bool, "True or False")
+
+
 def or_none(check: Check) -> Check:
     """What `check` allows, or None."""
     return Check(lambda value: value is None or check.holds(value), f"{check.allowed} or None")

@@ -17,29 +17,32 @@ from penstock_broker import durability
 from penstock_broker.alarms import Alarms
 from penstock_broker.answers import Answer, Call, Cold, Reading, cold_extents, materialize
 from penstock_broker.burial import Burial
+from penstock_broker.catalogue import part_for
 from penstock_broker.clock import Now
 from penstock_broker.deliveries import DELIVER, Deliveries
 from penstock_broker.durability import OS_MS
 from penstock_broker.facts import NodeFacts
 from penstock_broker.handlers import HANDLERS
+from penstock_broker.lifetimes import Lifetimes
 from penstock_broker.observing import observe
 from penstock_broker.outputs import Output, Send
 from penstock_broker.presence import Presence
+from penstock_broker.publishing import Publishing
 from penstock_broker.queues.leases import Tokens
 from penstock_broker.queues.queue import Queue
+from penstock_broker.queues.schedules import Schedule
 from penstock_broker.registry import Registry
 from penstock_broker.session import Connection, Session
 from penstock_broker.settings import CoreSettings
 from penstock_broker.shutdown import Shutdown
-from penstock_broker.storage import entries
 from penstock_broker.storage.engine import Engine, EngineSettings
-from penstock_broker.storage.entries import Body, Kind, Part
+from penstock_broker.storage.entries import Kind, Part
 from penstock_broker.storage.files import Extent, Files, Job, Load
 from penstock_broker.storage.node import NODE
+from penstock_broker.timetable import Timetable
 from penstock_broker.topics.partition import Partition
 from penstock_broker.topics.retention import Retention
 from penstock_broker.topics.topic import Topic
-from penstock_protocol.batch import BatchView
 from penstock_protocol.errors import (
     Busy,
     Closing,
@@ -53,7 +56,7 @@ from penstock_protocol.errors import (
     Unauthenticated,
 )
 from penstock_protocol.limits import MIB
-from penstock_protocol.messages.queues import Confirm, Deliver, Enqueue
+from penstock_protocol.messages.queues import Deliver, Enqueue
 from penstock_protocol.messages.session import Document, Hello
 from penstock_protocol.messages.topics import Produce
 from penstock_protocol.verbs import Verb
@@ -100,9 +103,7 @@ class Core:
         self.presence = Presence(self.deliveries, self._alarms, settings.session_grace_ms)
         self._shutdown = Shutdown(self)
         self._now = Now(now.mono, max(now.wall, self.engine.journal.time))
-        self._published = 0
-        """Bytes of publishes that are not confirmed yet, all connections."""
-        self.payload_bytes = 0
+        self.publishing = Publishing(self)
         self.stale_settles = 0
         self.recovery_seconds = 0.0
         """How long opening took; whoever has a clock says so."""
@@ -113,9 +114,13 @@ class Core:
         """Readings for connections that have enough for this turn, or whose bytes are loaded."""
         self._held: set[Connection] = set()
         """Whose they are: what comes behind waits, too, for deliveries keep their order."""
-        for queue in self.registry.queues.values():
+        for queue in self.registry.lanes():
             self.deliveries.arm(queue, self._now)
         self._alarms.set(SPACE_ALARM, now.mono)
+        self.lifetimes = Lifetimes(self, now)
+        self.timetable = Timetable(self)
+        for schedule in self.registry.schedules.values():
+            self.arm_schedule(schedule, self._now)
         self._retention = Retention(self.registry, self.engine)
         self._alarms.set(RETENTION_ALARM, now.mono)
         self.ready = True
@@ -193,20 +198,18 @@ class Core:
                 if self.registry.get(key.uuid) is key:
                     self.deliveries.due(key, now)
             elif isinstance(key, Session):
-                self.presence.end(key, now)
+                self.end(key, now)
+            elif isinstance(key, Schedule):
+                if not self._shutdown.begun:
+                    self.timetable.due(key, now)
+                    self.arm_schedule(key, now)
             elif key == SPACE_ALARM:
                 self._alarms.set(SPACE_ALARM, self.engine.tick(now.mono, now.wall))
-                self._give_up_kept(now)
+                if not self._shutdown.begun:
+                    self.lifetimes.look(now)
             elif key == RETENTION_ALARM and not self._shutdown.begun:
                 self._alarms.set(RETENTION_ALARM, now.mono + self._retention.step(now.wall))
         return self._alarms.next()
-
-    def _give_up_kept(self, now: Now) -> None:
-        """Trim queues that keep settled messages for a while."""
-        if not self._shutdown.begun:
-            parts = [part for q in self.registry.queues.values() if (part := q.look_at_kept(now.wall))]
-            if parts:
-                self.engine.append(parts, wall=now.wall)
 
     @property
     def deadline(self) -> int | None:
@@ -271,6 +274,11 @@ class Core:
 
     # ---- What handlers use
 
+    def end(self, session: Session, now: Now) -> None:
+        """A session is over, with what belongs to it."""
+        self.presence.end(session, now)
+        self.lifetimes.ended(session, now)
+
     def answer(self, call: Call, message: object, position: int | None = None, within: int = OS_MS) -> None:
         """Answer once `position` is durable in its mode; by default everything so far, so that nothing
         undurable is said. A verb without a reply gets none.
@@ -289,46 +297,17 @@ class Core:
         self.engine.wait(self.engine.journal.end, Answer(call, None, reading), OS_MS)
 
     def publish(self, call: Call, target: Queue | Partition, number: int, payload: memoryview) -> None:
-        """Append a batch to a log: dedup, then limits, then the journal; confirmed when it is durable in the
-        log's mode."""
-        batch = BatchView(payload)
-        connection = call.connection
-        log, within = target.log, target.within
-        mode = durability.name(within)
-        flags, detail = 0, b""
-        if batch.producer_id:
-            self.presence.check_producer(connection, batch.producer_id)
-            known = target.producers.check(batch.producer_id, batch.sequence)
-            if known is not None:
-                again = Confirm(number, *known[:2], True, mode, batch.length, known.time, log.uuid)
-                self.answer(call, again, target.changed_at, within)
-                return
-            flags, detail = entries.PRODUCER_FLAG, entries.PRODUCER.pack(batch.producer_id, batch.sequence)
-        if self._shutdown.begun:
-            raise Closing("the broker is stopping", retry_after=1.0)
-        batch.check(self.settings.message_bytes_max)
-        self._check_credit(connection, batch.length)
-        target.check_room(batch.count, batch.length)
-        first = log.end
-        part = Part(target.uuid, Kind.APPEND, first, batch.count, flags, detail, 0)
-        position = self.engine.append(
-            [part], [Body(batch.view, batch.crc)], wall=call.now.wall, publish=True, within=within
-        )
-        connection.published += batch.length
-        self._published += batch.length
-        self.payload_bytes += batch.length
-        confirm = Confirm(
-            number, first, batch.count, False, mode, batch.length, self.engine.journal.time, log.uuid
-        )
-        self.engine.wait(position, Answer(call, confirm, None, batch.length), within)
-        self.deliveries.touch(target)
+        """Append a batch to a log; answered when it is durable."""
+        self.publishing.publish(call, target, number, payload)
 
     def gone(self, gone: Queue | Topic) -> None:
         """A queue or topic was deleted: whoever waits there is told, and no session keeps it."""
         if isinstance(gone, Queue):
             for session in self.presence.sessions.values():
                 session.queues.pop(gone, None)
-            self._alarms.set(gone, None)
+            for lane in gone.lanes:
+                self._alarms.set(lane, None)
+            self.lifetimes.forget(gone)
             missing = NotFound(f"queue {gone.name!r} was deleted")
             for taker in list(gone.handout):
                 gone.handout.remove(taker)
@@ -341,16 +320,28 @@ class Core:
                 parked.call.connection.waits.pop(parked.call.correlation, None)
                 self.answer(parked.call, missing)
 
+    def delete_queue(self, queue: Queue, now: Now) -> None:
+        """A queue is deleted with its messages, and with the schedules that enqueue into it."""
+        item = self.registry.catalogue.get("queue", queue.name)
+        assert item is not None
+        schedules = [each for each in self.registry.schedules.values() if each.queue == queue.name]
+        items = [self.registry.catalogue.items("schedule")[each.name] for each in schedules]
+        self.engine.append([part_for(Kind.DELETE, each) for each in (*items, item)], wall=now.wall)
+        for schedule in schedules:
+            self.disarm(schedule)
+        self.gone(queue)
+
+    def arm_schedule(self, schedule: Schedule, now: Now) -> None:
+        """Be woken when it runs next."""
+        self._alarms.set(schedule, self.timetable.arm(schedule, now))
+
+    def disarm(self, schedule: Schedule) -> None:
+        """It does not run any more."""
+        self._alarms.set(schedule, None)
+
     def new_uuid(self) -> bytes:
         """A fresh uuid."""
         return UUID(int=self._random.getrandbits(128), version=4).bytes
-
-    def _check_credit(self, connection: Connection, size: int) -> None:
-        settings = self.settings
-        if connection.published and connection.published + size > settings.credit_bytes:
-            raise Busy("the publish is beyond the connection's credit", retry_after=0.01)
-        if self._published and self._published + size > settings.publish_pool_bytes:
-            raise Busy("the node's pool of unconfirmed publishes is used up", retry_after=0.01)
 
     def _refuse(self, call: Call, message: object, error: Refused) -> None:
         if (
@@ -373,8 +364,7 @@ class Core:
         call, reading = answer.call, answer.reading
         connection = call.connection
         if answer.spent:
-            connection.published -= answer.spent
-            self._published -= answer.spent
+            self.publishing.spent(connection, answer.spent)
         if connection is None or connection.closed:
             if reading is not None and reading.lost is not None:
                 reading.lost()
@@ -418,14 +408,16 @@ class Core:
         except Corrupt as error:
             if reading.lost is not None:
                 reading.lost()
-            queue = self.registry.get(reading.log.uuid)
-            if isinstance(queue, Queue):
-                self.deliveries.set_aside(queue, error)
+            if reading.queue is not None:
+                self.deliveries.set_aside(reading.queue, error)
             return error if answer.call.correlation else None
         self._burst[answer.call.connection] += sum(len(data) for data in getattr(message, "payload", ()))
         if reading.started is not None and not reading.started(self._now):
             assert reading.lost is not None
             reading.lost()
+            return None
+        if reading.settle is not None:
+            reading.settle(message, self._now)
             return None
         return message
 

@@ -2,12 +2,16 @@
 
 from typing import NamedTuple
 
+from penstock_broker.meters import Histogram
+
 
 class QueueFacts(NamedTuple):
     """One queue. Counts are messages, ages are seconds, totals count since the node started."""
 
     name: str
     ready: int
+    held: int
+    """Behind another of their message group; part of the ready ones."""
     delayed: int
     in_flight: int
     waiting: int
@@ -22,10 +26,15 @@ class QueueFacts(NamedTuple):
     acked: int
     nacked: int
     lease_expired: int
+    expired: int
+    dropped: int
+    duplicates: int
     dead_lettered: dict[str, int]
-    """Reason (rejected, max_attempts, max_deliveries) → messages."""
+    """Reason (rejected, max_attempts, max_deliveries, expired, overflow) → messages."""
     refused: dict[str, int]
     """Error name → messages of refused publishes."""
+    blocked_groups: int
+    throttled_tenants: int
 
 
 class PartitionFacts(NamedTuple):
@@ -86,5 +95,7 @@ class NodeFacts(NamedTuple):
     disk_full: bool
     recovery_seconds: float
     boot: int
+    waits: Histogram
+    services: Histogram
     durability: str
     """Mode of what does not choose its own: fsync, interval:…ms or os."""

@@ -22,10 +22,10 @@ class Histogram:
         self.counts = [0] * (len(SECONDS) + 1)
         self.sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one that took so long."""
-        self.counts[bisect_left(SECONDS, seconds)] += 1
-        self.sum += seconds
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """Count what took so long, so many times."""
+        self.counts[bisect_left(SECONDS, seconds)] += times
+        self.sum += seconds * times
 
 
 class Meters:

@@ -1,10 +1,12 @@
 """Gathers what can be observed of a node, when somebody asks."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from penstock_broker.clock import Now
 from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts, StorageFacts
 from penstock_broker.handlers.groups import lag
+from penstock_broker.queues.looking import oldest_times
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
@@ -41,11 +43,13 @@ def observe(core: "Core", now: Now) -> NodeFacts:
         groups,
         len(core.presence.connections),
         len(core.presence.sessions),
-        core.payload_bytes,
+        core.publishing.payload_bytes,
         _storage(core),
         engine.disk_full,
         core.recovery_seconds,
         engine.journal.boot,
+        core.deliveries.waits,
+        core.deliveries.services,
         core.settings.durability,
     )
 
@@ -83,17 +87,25 @@ def _partition(partition: Partition) -> PartitionFacts:
 
 
 def _queue(queue: Queue, now: Now) -> QueueFacts:
-    counters = queue.counters
-    ages = {state: max(0, now.wall - time) / 1000 for state, time in queue.oldest_times().items()}
+    lanes = queue.lanes
+    counters = sum((lane.counters for lane in lanes), Counter[str]())
+    oldest: dict[str, int] = {}
+    for lane in lanes:
+        oldest |= {state: min(time, oldest.get(state, time)) for state, time in oldest_times(lane).items()}
+
+    def count(state: State) -> int:
+        return sum(lane.count(state) for lane in lanes)
+
     return QueueFacts(
         queue.name,
-        queue.ready,
-        queue.count(State.DELAYED),
-        queue.count(State.IN_FLIGHT),
-        queue.count(State.WAITING),
-        queue.log.size_bytes,
-        queue.count(State.SETTLED),
-        ages,
+        count(State.READY),
+        count(State.HELD),
+        count(State.DELAYED),
+        count(State.IN_FLIGHT),
+        count(State.WAITING),
+        sum(lane.log.size_bytes for lane in lanes),
+        count(State.SETTLED),
+        {state: max(0, now.wall - time) / 1000 for state, time in oldest.items()},
         len(queue.handout),
         counters["enqueued"],
         counters["delivered"],
@@ -101,6 +113,11 @@ def _queue(queue: Queue, now: Now) -> QueueFacts:
         counters[Settled.ACKED.name],
         counters["nacked"],
         counters["lease_expired"],
-        dict(queue.dead_reasons),
+        counters["expired"],
+        counters["dropped"],
+        counters[Settled.DUPLICATE.name],
+        dict(sum((lane.dead_reasons for lane in lanes), Counter[str]())),
         dict(queue.refused),
+        queue.indexes.groups.blocked,
+        queue.indexes.groups.throttled,
     )

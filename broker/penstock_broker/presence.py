@@ -3,7 +3,6 @@
 from collections.abc import Hashable
 
 from penstock_broker.alarms import Alarms
-from penstock_broker.answers import Call
 from penstock_broker.clock import Now
 from penstock_broker.deliveries import Deliveries
 from penstock_broker.outputs import Close
@@ -92,12 +91,6 @@ class Presence:
             self._deliveries.release_held(session, queue, None, set(), now)
         self._disclaim(session)
         self._alarms.set(session, None)
-
-    def goodbye(self, call: Call) -> None:
-        """The client leaves in order."""
-        if call.connection.session is not None:
-            self.end(call.connection.session, call.now)
-        self.part(call.connection, "goodbye")
 
     def part(self, connection: Connection, reason: str) -> None:
         """Close the connection behind what it was answered."""

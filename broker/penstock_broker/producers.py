@@ -15,14 +15,17 @@ PRODUCERS_MAX = 1_000
 """Per log; the one that was silent longest is forgotten, and must begin anew with another id."""
 SNAPSHOT = Struct("<QII")  # producer_id, next sequence, outcomes
 OUTCOME = Struct("<QIQ")  # first, messages, time
+HAS_EXCEPTIONS = 1 << 31  # in the number of messages: exceptions follow the outcomes, each with a u32 length
 
 
 class Outcome(NamedTuple):
-    """Where a batch was appended, and when (ms)."""
+    """Where a batch was appended, and when (ms). `exceptions`: those of its messages that were not new, as
+    its confirm names them."""
 
     first: int
     messages: int
     time: int
+    exceptions: bytes = b""
 
 
 class Producers:
@@ -72,7 +75,10 @@ class Producers:
         out = [len(self._known).to_bytes(4, "little")]
         for producer_id, (expected, outcomes) in self._known.items():
             out.append(SNAPSHOT.pack(producer_id, expected, len(outcomes)))
-            out += [OUTCOME.pack(*outcome) for outcome in outcomes]
+            for first, messages, time, exceptions in outcomes:
+                out.append(OUTCOME.pack(first, messages | (HAS_EXCEPTIONS if exceptions else 0), time))
+            for exceptions in (outcome.exceptions for outcome in outcomes if outcome.exceptions):
+                out += [len(exceptions).to_bytes(4, "little"), exceptions]
         return b"".join(out)
 
     def restore(self, data: memoryview) -> int:
@@ -82,7 +88,14 @@ class Producers:
             producer_id, expected, count = SNAPSHOT.unpack_from(data, at)
             at += SNAPSHOT.size
             end = at + count * OUTCOME.size
-            outcomes = (Outcome._make(fields) for fields in OUTCOME.iter_unpack(data[at:end]))
-            self._known[producer_id] = expected, deque(outcomes, maxlen=SEQUENCES_IN_FLIGHT_MAX)
+            outcomes: deque[Outcome] = deque(maxlen=SEQUENCES_IN_FLIGHT_MAX)
+            for first, messages, time in OUTCOME.iter_unpack(data[at:end]):
+                exceptions = b""
+                if messages & HAS_EXCEPTIONS:
+                    size = int.from_bytes(data[end : end + 4], "little")
+                    exceptions = bytes(data[end + 4 : end + 4 + size])
+                    end += 4 + size
+                outcomes.append(Outcome(first, messages & ~HAS_EXCEPTIONS, time, exceptions))
+            self._known[producer_id] = expected, outcomes
             at = end
         return at

@@ -15,6 +15,7 @@ from penstock_broker.groups.offsets import Group
 from penstock_broker.queues.leases import Tokens
 from penstock_broker.queues.policy import policy_for
 from penstock_broker.queues.queue import Queue
+from penstock_broker.queues.schedules import Schedule, rhythm_of
 from penstock_broker.storage.checkpoint import Chosen
 from penstock_broker.storage.entries import At, Kind, Part
 from penstock_broker.storage.files import StorageError
@@ -25,7 +26,9 @@ from penstock_broker.topics.policy import policy_for as topic_policy_for
 from penstock_broker.topics.topic import Topic
 from penstock_protocol.errors import Corrupt, NotFound
 
-Machine = Node | Catalogue | Queue | Partition | Group
+MADE_IN_ORDER = ("topic", "queue", "group", "schedule")
+"""A queue over a topic needs it."""
+Machine = Node | Catalogue | Queue | Partition | Group | Schedule
 
 
 class Registry:
@@ -43,6 +46,7 @@ class Registry:
         self.queues: dict[str, Queue] = {}
         self.topics: dict[str, Topic] = {}
         self.groups: dict[str, Group] = {}
+        self.schedules: dict[str, Schedule] = {}
         self._machines: dict[bytes, Machine] = {NODE: self.node, CATALOGUE: self.catalogue}
         self._early: dict[bytes, Chosen] = {}
         """Snapshots of machines that the restored catalogue does not know yet."""
@@ -63,14 +67,14 @@ class Registry:
             return
         self._machines[part.target].apply(part, at)
         if part.kind == Kind.BOOT:
-            for queue in self.queues.values():
+            for queue in self.lanes():
                 queue.apply(part, at)
 
     def replay(self, part: Part, at: At) -> None:
         """A part read back; skipped by a machine that reflects it already, or is gone."""
         machine = self._machines.get(part.target)
         if part.kind == Kind.BOOT:
-            for queue in self.queues.values():
+            for queue in self.lanes():
                 if self._as_of.get(queue.uuid, 0) < at.position:
                     queue.apply(part, at)
         elif self.node.clean and part.kind != Kind.STOP:
@@ -90,7 +94,7 @@ class Registry:
         of it is corrupt; of the others, what was settled there may be delivered again."""
         self._cut = True
         self.node.clean = False
-        for queue in self.queues.values():
+        for queue in self.lanes():
             if self._as_of.get(queue.uuid, 0) <= position:
                 queue.suspect_below = queue.log.end
 
@@ -128,7 +132,7 @@ class Registry:
             machine.restore(memoryview(data))
             machine.changed_at = row.as_of
             if isinstance(machine, Catalogue):
-                for sort in catalogue.SORTS:
+                for sort in MADE_IN_ORDER:
                     for item in machine.items(sort).values():
                         self._compose(Kind.CREATE, item)
 
@@ -142,12 +146,7 @@ class Registry:
 
     def _make(self, item: Item) -> None:
         if item.sort == "queue":
-            log = Log(item.uuid, self.use)
-            policy = policy_for(item.name, item.settings)
-            queue = Queue(item.uuid, item.name, policy, log, self.tokens, self._random)
-            queue.within = self._within(policy.durability)
-            self.queues[item.name] = queue
-            self._add(queue)
+            self._make_queue(item)
         elif item.sort == "topic":
             topic_policy = topic_policy_for(item.settings)
             partitions = [
@@ -158,12 +157,34 @@ class Registry:
             for partition in partitions:
                 partition.within = self._within(topic_policy.durability)
                 self._add(partition)
+        elif item.sort == "schedule":
+            schedule = self.schedules[item.name] = _schedule(item)
+            self._add(schedule)
         else:
             group = Group(item.uuid, item.name)
             self.groups[item.name] = group
             self._add(group)
 
-    def _add(self, machine: Queue | Partition | Group) -> None:
+    def _make_queue(self, item: Item) -> None:
+        policy = policy_for(item.name, item.settings)
+        within = self._within(policy.durability)
+        partitions = self.topics[policy.source].partitions if policy.source is not None else ()
+        if not partitions:
+            log = Log(item.uuid, self.use)
+            self._add_lane(Queue(item.uuid, item.name, policy, log, self.tokens, self._random), within)
+        front: Queue | None = None
+        for partition, uuid in zip(partitions, item.logs, strict=False):
+            lane = Queue(uuid, item.name, policy, partition.log, self.tokens, self._random, front)
+            front = front or lane
+            partition.readers.append(lane)
+            self._add_lane(lane, min(within, partition.within))
+
+    def _add_lane(self, queue: Queue, within: int) -> None:
+        queue.within = within
+        self.queues.setdefault(queue.name, queue)
+        self._add(queue)
+
+    def _add(self, machine: Queue | Partition | Group | Schedule) -> None:
         self._machines[machine.uuid] = machine
         early = self._early.pop(machine.uuid, None)
         if early is not None and early.data is not None:
@@ -172,9 +193,17 @@ class Registry:
 
     def _alter(self, item: Item) -> None:
         if item.sort == "queue":
-            queue = self.queues[item.name]
-            queue.policy = policy_for(item.name, item.settings)
-            queue.within = self._within(queue.policy.durability)
+            policy = policy_for(item.name, item.settings)
+            for queue in self.queues[item.name].lanes:
+                queue.obey(policy)
+                queue.within = self._within(policy.durability)
+        elif item.sort == "schedule":
+            altered, schedule = _schedule(item), self.schedules[item.name]
+            schedule.rhythm, schedule.batch, schedule.next_at = (
+                altered.rhythm,
+                altered.batch,
+                altered.next_at,
+            )
         else:
             topic = self.topics[item.name]._replace(policy=topic_policy_for(item.settings))
             self.topics[item.name] = topic
@@ -188,13 +217,19 @@ class Registry:
     def _unmake(self, item: Item) -> None:
         if item.sort == "queue":
             queue = self.queues.pop(item.name)
-            queue.log.trim(queue.log.end)
-            self._remove(queue)
+            for lane in queue.lanes:
+                if lane.borrowed:
+                    self.topics[lane.policy.source or ""].partitions[lane.partition].readers.remove(lane)
+                else:
+                    lane.log.trim(lane.log.end)
+                self._remove(lane)
         elif item.sort == "topic":
             topic = self.topics.pop(item.name)
             for partition in topic.partitions:
                 partition.log.trim(partition.log.end)
                 self._remove(partition)
+        elif item.sort == "schedule":
+            self._remove(self.schedules.pop(item.name))
         else:
             self._remove(self.groups.pop(item.name))
 
@@ -212,10 +247,15 @@ class Registry:
         """The machine of that uuid, None if there is none."""
         return self._machines.get(uuid)
 
+    def lanes(self) -> Iterator[Queue]:
+        """Every machine of every queue."""
+        for queue in self.queues.values():
+            yield from queue.lanes
+
     def owners(self) -> Iterator[Queue | Partition]:
         """Machines with a log."""
         for machine in self._machines.values():
-            if isinstance(machine, Queue | Partition):
+            if isinstance(machine, Partition) or (isinstance(machine, Queue) and not machine.borrowed):
                 yield machine
 
     def owner(self, uuid: bytes) -> Queue | Partition | None:
@@ -235,7 +275,10 @@ class Registry:
         if queue is None:
             raise NotFound(f"no queue {name[:300]!r}", hint=f"create it: penstock queue create {name[:300]}")
         if whole:
-            self._check_whole(queue.uuid, f"queue {name!r}")
+            for lane in queue.lanes:
+                if lane.uuid in self.corrupt or lane.log.uuid in self.corrupt:
+                    self._check_whole(lane.uuid, f"queue {name!r}")
+                    self._check_whole(lane.log.uuid, f"a partition of {queue.policy.source!r}")
         return queue
 
     def topic(self, name: str) -> Topic:
@@ -259,6 +302,21 @@ class Registry:
         self._check_whole(group.uuid, f"group {name!r}")
         return group
 
+    def schedule(self, name: str) -> Schedule:
+        """The schedule of that name. Raises `NotFound` or `Corrupt`."""
+        schedule = self.schedules.get(name)
+        if schedule is None:
+            raise NotFound(f"no schedule {name[:300]!r}", hint="list them: penstock schedule list")
+        self._check_whole(schedule.uuid, f"schedule {name!r}")
+        return schedule
+
     def _check_whole(self, uuid: bytes, what: str) -> None:
         if uuid in self.corrupt:
             raise Corrupt(f"both snapshots of {what} are damaged, or changes of it were cut")
+
+
+def _schedule(item: Item) -> Schedule:
+    """The machine of a schedule, as its item has it."""
+    rhythm = rhythm_of(item.settings["rhythm"])
+    settings = item.settings
+    return Schedule(item.uuid, item.name, settings["queue"], rhythm, settings["batch"], settings["next_at"])

@@ -41,7 +41,7 @@ class Shutdown:
         core.deliveries.stopped = core.engine.archiver.quiet = True
         parts = [
             Part(queue.uuid, Kind.HANDED_OUT, queue.states.cursor)
-            for queue in core.registry.queues.values()
+            for queue in core.registry.lanes()
             if queue.states.cursor > queue.suspect_below
         ]
         if parts:

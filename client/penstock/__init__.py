@@ -34,27 +34,35 @@ from penstock.errors import (
 )
 from penstock.group import CommittedOffset, Group
 from penstock.message import DeadLetter, Message, Retry
+from penstock.outgoing import EnqueueOptions, Outgoing
 from penstock.queue import Queue
 from penstock.record import Record
+from penstock.schedules import ScheduleDescription, ScheduleSettings
 from penstock.topic import Topic
 from penstock.topic_consumer import TopicConsumer
+from penstock.transfer import Found
 from penstock.values import (
+    Attempt,
     Backoff,
+    Explanation,
     GroupDescription,
     GroupPartition,
-    Outgoing,
+    History,
     PartitionDescription,
     QueueDescription,
     QueueSettings,
     QueueStats,
     Receipt,
     RecordMetadata,
+    Redriven,
+    StoryLine,
     TopicDescription,
     TopicSettings,
 )
 from penstock.views import Messages, Receipts, Records
 
 __all__ = [
+    "Attempt",
     "Backoff",
     "BatchError",
     "Busy",
@@ -67,11 +75,15 @@ __all__ = [
     "DeadLetter",
     "Disconnected",
     "DiskFull",
+    "EnqueueOptions",
     "Error",
+    "Explanation",
     "Forbidden",
+    "Found",
     "Group",
     "GroupDescription",
     "GroupPartition",
+    "History",
     "Invalid",
     "Message",
     "Messages",
@@ -90,9 +102,13 @@ __all__ = [
     "Record",
     "RecordMetadata",
     "Records",
+    "Redriven",
     "Refused",
     "Retry",
+    "ScheduleDescription",
+    "ScheduleSettings",
     "Stale",
+    "StoryLine",
     "Timeout",
     "TooLarge",
     "Topic",

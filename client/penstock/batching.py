@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from penstock import retry
 from penstock.bulk import Bulk, Stretch
+from penstock.confirms import understood
 from penstock.connection import Wire
 from penstock.errors import Busy, ClientClosed, Disconnected, Error, OutcomeUnknown, Refused, Stale, TooLarge
 from penstock.lanes import Address, Batch, Caller, Lane, Outcome, Stage
@@ -80,10 +81,10 @@ class Publisher:
     ) -> "asyncio.Future[R]":
         """Gather one message; it goes out with whatever else this turn of the loop brings for `to`.
 
-        The future's result is `view` of the confirm and the message's index in it. Its exceptions: what the
-        broker refuses; `Disconnected` or `Busy` if it was surely not sent in time, else `OutcomeUnknown`,
-        whose `retry()` returns the result. Cancelling the future takes the message back unless it was sent.
-        Raises `TooLarge`, `ClientClosed`.
+        The future's result is `view` of the confirm and the message's index in it. Its exceptions: what
+        `view` raises because the message was refused alone; what the broker refuses; `Disconnected` or `Busy`
+        if it was surely not sent in time, else `OutcomeUnknown`, whose `retry()` returns the result.
+        Cancelling the future takes the message back unless it was sent. Raises `TooLarge`, `ClientClosed`.
         """
         self.check(body)
         loop = asyncio.get_running_loop()
@@ -242,9 +243,12 @@ class Publisher:
 
     def _replied(self, batch: Batch, reply: Any) -> None:
         self._open -= 1
-        if reply is not None:
+        if isinstance(reply, Confirm):
+            self._credit += reply.credit
+            reply = understood(reply)
+        elif reply is not None:
             assert batch.data is not None
-            self._credit += reply.credit if isinstance(reply, Confirm) else len(batch.data)
+            self._credit += len(batch.data)
         lane = batch.lane
         if batch.stage is not Stage.OPEN:  # it was given up meanwhile
             if isinstance(reply, Confirm):
@@ -320,7 +324,10 @@ class Publisher:
             if caller.done():
                 continue
             if isinstance(outcome, Confirm):
-                caller.set_result(view(outcome, index))
+                try:
+                    caller.set_result(view(outcome, index))
+                except Refused as refused:  # this message alone
+                    caller.set_exception(refused)
             elif isinstance(outcome, OutcomeUnknown):
                 caller.set_exception(self._unknown(batch, partial(self._ask_for, batch, index, view)))
             else:
@@ -414,7 +421,7 @@ class Publisher:
         except Refused as refusal:
             return refusal
         else:
-            return confirm
+            return understood(confirm)
         batch.stage, batch.doubt, batch.withdrawn = Stage.QUEUE, False, None
         self.submit(batch)
         outcome = await self._outcome_of(batch)

@@ -2,7 +2,8 @@
 
 The input is taken as it can be sent: at most `SEQUENCES_IN_FLIGHT_MAX` batches of a call are unconfirmed.
 The first failure stops the call: nothing more is taken from the input, and its batches that are not appended
-are withdrawn, so that no later message is durable in the place of an earlier one of the same address.
+are withdrawn, so that no later message is durable in the place of an earlier one of the same address. A
+message whose job key is taken is refused alone: it stops nothing, and is told at the end.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from contextlib import aclosing
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeGuard, TypeVar
 
+from penstock.confirms import accepted, conflict, conflicts
 from penstock.errors import BatchError, Error, OutcomeUnknown, TooLarge
 from penstock.lanes import END_BYTES, Address, Batch, Outcome
 from penstock.values import Cells
@@ -32,7 +34,7 @@ DRAFTED_BYTES_MAX = 32 * MIB
 
 class Stretch(NamedTuple):
     """Messages of the input, one behind the other, that stand one behind the other in one batch: message i
-    of them has the offset `confirm.first + first + i`."""
+    of them is number `first + i` of it."""
 
     confirm: Confirm
     first: int
@@ -82,6 +84,9 @@ class Bulk(Generic[T, V]):
         self._input_error: Error | None = None
         self._bad: list[Any] = []
         """The item that could not be encoded; the input ends before it."""
+        self._taken: list[Any] = []
+        """Items whose job key is taken."""
+        self._conflict: Error | None = None
         self._changed: asyncio.Future[None] | None = None
 
     async def run(self, items: Iterable[T] | AsyncIterable[T]) -> V:
@@ -93,7 +98,7 @@ class Bulk(Generic[T, V]):
         except asyncio.CancelledError:
             self._withdraw(batch for batch in self._sent if batch.data is None)
             raise
-        failure = self._failure or self._input_error
+        failure = self._failure or self._input_error or self._conflict
         if failure is not None:
             raise self._error(failure)
         return self._view([Stretch(*row) for row in self._confirmed()])
@@ -211,7 +216,10 @@ class Bulk(Generic[T, V]):
             late.cancel()
         self._outcomes[batch] = outcome
         if isinstance(outcome, Confirm):
-            del self._items[batch]
+            items = self._items.pop(batch)
+            for each in conflicts(outcome, 0, len(items)):
+                self._conflict = self._conflict or conflict(each)
+                self._taken.append(items[each.number])
         elif self._failure is None and not isinstance(outcome, Cancelled):
             self._stop(outcome)
         if self._changed is not None and not self._changed.done():
@@ -237,12 +245,13 @@ class Bulk(Generic[T, V]):
         await self._changed
 
     def _confirmed(self) -> Iterator[tuple[Confirm, int, int]]:
-        """From the start of the input up to the first message that is not confirmed."""
+        """From the start of the input up to the first message that is not confirmed; without those that were
+        refused for their job key."""
         for piece in self._pieces:
             confirm = self._outcomes.get(piece.batch)
             if not isinstance(confirm, Confirm):
                 return
-            yield confirm, piece.first, piece.messages
+            yield from accepted(confirm, piece.first, piece.messages)
 
     def _given(self, *, unknown: bool) -> list[Any]:
         """The items whose outcome is unknown; or those that were refused or never sent."""
@@ -263,7 +272,7 @@ class Bulk(Generic[T, V]):
         error = BatchError(
             failure,
             receipts=self._view([Stretch(*row) for row in self._confirmed()]),
-            refused=[*self._given(unknown=False), *self._bad],
+            refused=[*self._taken, *self._given(unknown=False), *self._bad],
             unknown=self._given(unknown=True),
         )
         error.__cause__ = failure
@@ -271,14 +280,21 @@ class Bulk(Generic[T, V]):
 
     async def _ask_again(self) -> V:
         """Where the messages are whose outcome was unknown."""
-        stretches = []
+        stretches: list[Stretch] = []
+        taken: list[Any] = []
+        why: Error | None = None
         try:
             for piece in self._pieces:
                 if isinstance(self._outcomes.get(piece.batch), OutcomeUnknown):
                     confirm = await self._publisher.ask_again(piece.batch)
-                    stretches.append(Stretch(confirm, piece.first, piece.messages))
+                    stretches += [Stretch(*row) for row in accepted(confirm, piece.first, piece.messages)]
+                    for each in conflicts(confirm, piece.first, piece.messages):
+                        why = why or conflict(each)
+                        taken.append(self._items[piece.batch][each.number])
         except OutcomeUnknown as error:
             raise OutcomeUnknown(error.message, repeat=self._ask_again) from None
+        if why is not None:
+            raise BatchError(why, receipts=self._view(stretches), refused=taken, unknown=[]) from why
         return self._view(stretches)
 
 

@@ -8,6 +8,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import suppress
+from functools import partial
 from random import SystemRandom
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, Unpack, overload
@@ -22,6 +23,9 @@ from penstock.errors import ClientClosed, NotFound
 from penstock.events import Event
 from penstock.group import Group
 from penstock.queue import Queue
+from penstock.requests import Requests
+from penstock.schedules import ScheduleDescription, ScheduleSettings, description_of
+from penstock.schedules import settings_to_wire as schedule_to_wire
 from penstock.settle import Settler
 from penstock.topic import Topic
 from penstock.values import (
@@ -41,6 +45,7 @@ from penstock.values import (
 )
 from penstock_protocol.limits import LISTING_MAX, MIB
 from penstock_protocol.messages.queues import AlterQueue, CreateQueue, DeleteQueue, DescribeQueue, ListQueues
+from penstock_protocol.messages.schedules import AlterSchedule, DeleteSchedule, ListSchedules
 from penstock_protocol.messages.schema import unpack_document
 from penstock_protocol.messages.topics import (
     AlterTopic,
@@ -103,7 +108,8 @@ def connect(
 
 
 class Client:
-    """See `connect`. `wire`, `publisher`, `settler` and `consumers` are for the modules of this package."""
+    """See `connect`. `wire`, `publisher`, `settler`, `requests` and `consumers` are for the modules of this
+    package."""
 
     def __init__(
         self,
@@ -138,6 +144,7 @@ class Client:
             linger=seconds_of(linger),
         )
         self.settler = Settler(self.wire)
+        self.requests = Requests(self)
         self.consumers: set[Stoppable] = set()
 
     # Life
@@ -253,6 +260,27 @@ class Client:
         """Settings and counts of a queue. Raises `NotFound`."""
         return _queue(await self._document(DescribeQueue(name), timeout))
 
+    # Schedules (`Queue.schedule` creates them)
+
+    async def alter_schedule(
+        self, name: str, *, timeout: float | None = None, **settings: Unpack[ScheduleSettings]
+    ) -> ScheduleDescription:
+        """Change the settings given; its next run is worked out anew. `paused=True` pauses it. Raises
+        `NotFound`, `Invalid`."""
+        return description_of(await self._document(AlterSchedule(name, schedule_to_wire(settings)), timeout))
+
+    async def delete_schedule(self, name: str, *, timeout: float | None = None) -> None:
+        """No further run; what was enqueued stays. Raises `NotFound`."""
+        await self._delete(DeleteSchedule(name), timeout)
+
+    async def list_schedules(
+        self, prefix: str = "", *, runs: int = 1, timeout: float | None = None
+    ) -> list[ScheduleDescription]:
+        """The schedules whose name begins with `prefix`, in name order, each with its next `runs` runs (at
+        most 100)."""
+        request = partial(_list_schedules, runs)
+        return [description_of(each) async for each in self._listed(request, prefix, timeout)]
+
     # Topics and groups
 
     async def create_topic(
@@ -295,7 +323,7 @@ class Client:
         return document
 
     async def _listed(
-        self, request: type[Any], prefix: str, timeout: float | None
+        self, request: Callable[[str, str, int], Any], prefix: str, timeout: float | None
     ) -> AsyncIterator[dict[str, Any]]:
         after, more = "", True
         while more:
@@ -305,7 +333,9 @@ class Client:
                 after = item["name"]
             more = page["more"]
 
-    async def _delete(self, request: DeleteQueue | DeleteTopic, timeout: float | None) -> None:
+    async def _delete(
+        self, request: DeleteQueue | DeleteTopic | DeleteSchedule, timeout: float | None
+    ) -> None:
         again = False
 
         def sent_again() -> None:
@@ -317,6 +347,10 @@ class Client:
         except NotFound:
             if not again:  # otherwise the first one did it
                 raise
+
+
+def _list_schedules(runs: int, prefix: str, after: str, limit: int) -> ListSchedules:
+    return ListSchedules(prefix, after, limit, runs)
 
 
 def _queue(document: dict[str, Any]) -> QueueDescription:

@@ -182,6 +182,8 @@ class Wire:
         self._on_connected: list[Callable[[], None]] = []
         self._subscriptions: dict[int, tuple[Callable[[Deliver], None], Callable[[], None]]] = {}
         self._last_subscription = 0
+        self._welcomed = 0.0
+        """When (loop time) the last WELCOME came."""
 
     @property
     def connected(self) -> bool:
@@ -192,6 +194,12 @@ class Wire:
     def closed(self) -> bool:
         """`close` was called."""
         return self._closed
+
+    def now_ms(self) -> int:
+        """The wall clock of the broker, whatever this machine's says: ms since 1970."""
+        if self.welcome is None:
+            return round(time.time() * 1000)
+        return self.welcome.time + round((asyncio.get_running_loop().time() - self._welcomed) * 1000)
 
     # Life
 
@@ -277,6 +285,7 @@ class Wire:
     def _established(self, socket: Socket, welcome: Welcome, endpoint: Endpoint) -> None:
         self.connections += 1
         self.welcome = welcome
+        self._welcomed = asyncio.get_running_loop().time()
         self.limits = welcome.limits
         self._socket = socket
         ping_ms = welcome.limits.get("ping_ms")

@@ -4,8 +4,11 @@
 leases belong to the session and outlive a lost socket: after a reconnect the consumer subscribes again with
 the tokens it holds, and extends at once to learn which of them are gone; those messages leave the buffer.
 
-Invariant: what the broker delivers is taken by the application, or given back when the consumer stops. No
-task is spent on a message, and none on the consumer: everything but `anext` happens in callbacks.
+What was settled when it was sent (`settle=True`) has no lease: nothing of it is held, extended or given back.
+
+Invariant: what the broker delivers is taken by the application, or given back when the consumer stops; what
+cannot be given back is still taken then, up to the broker's last word. No task is spent on a message, and
+none on the consumer: everything but `anext` happens in callbacks.
 """
 
 import asyncio
@@ -16,12 +19,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock import retry
-from penstock.errors import ClientClosed, Error, NotFound, Timeout
+from penstock.errors import ClientClosed, Error, Invalid, NotFound, Timeout
 from penstock.events import LeaseLost
 from penstock.message import Message
 from penstock.prefetch import Prefetch
 from penstock.runs import LeasedRun, Piece
 from penstock.settle import Verdict, in_frames
+from penstock_protocol.limits import PRIORITY_MAX
 from penstock_protocol.messages.queues import Consume, Credit, Deliver, Extend, Outcome, Settled, Stop
 from penstock_protocol.slices import Range, decode_ranges, encode_ranges
 
@@ -42,11 +46,23 @@ class Consumer(Generic[T]):
     not settled by then.
     """
 
-    def __init__(self, queue: "Queue[T]", *, prefetch: int | None, max_processing: float) -> None:
+    def __init__(
+        self,
+        queue: "Queue[T]",
+        *,
+        prefetch: int | None,
+        max_processing: float,
+        priority: int = 0,
+        settle: bool = False,
+    ) -> None:
+        if type(priority) is not int or not 0 <= priority <= PRIORITY_MAX:
+            raise Invalid(f"priority={priority!r}: it can be 0 to {PRIORITY_MAX}, {PRIORITY_MAX} first")
         self._queue = queue
         self._wire = queue.client.wire
         self._prefetch = Prefetch(prefetch)
         self._max_processing = max_processing
+        self._priority = priority
+        self._settle = settle
         self._number = self._wire.next_subscription()
         self._buffer: deque[LeasedRun[T]] = deque()
         self._next = 0
@@ -113,7 +129,7 @@ class Consumer(Generic[T]):
                 return message
             if self._failure is not None:
                 raise self._failure
-            if self._ended is not None:
+            if self._ended is not None and not self._has_last_words():
                 raise StopAsyncIteration
             waited = True
             self._prefetch.ran_dry()
@@ -122,15 +138,17 @@ class Consumer(Generic[T]):
 
     def stop(self) -> None:
         """No more credit: messages not started are released, and the loop ends once it asks for the next.
-        Those in hand stay leased until the block is left. May be called from a signal handler of the loop."""
+        Those in hand stay leased until the block is left. With `settle=True` the loop ends behind the last
+        message that was sent. May be called from a signal handler of the loop."""
         if self._begun is None or self._ended is not None:
             return
         self._ended = asyncio.get_running_loop().create_future()
-        waiting, self._buffer = self._buffer, deque()
-        begin, self._next, self._buffered = self._next, 0, 0
-        for run in waiting:
-            self._give_back((run, first, count) for first, count in run.spans(begin))
-            begin = 0
+        if not self._settle:
+            waiting, self._buffer = self._buffer, deque()
+            begin, self._next, self._buffered = self._next, 0, 0
+            for run in waiting:
+                self._give_back((run, first, count) for first, count in run.spans(begin))
+                begin = 0
         self._wake(len(self._waiters))
         if not self._begun.done():
             self._begun.set_exception(ClientClosed("the client was closed"))
@@ -141,6 +159,10 @@ class Consumer(Generic[T]):
         if self._ended is not None and self._wire.connected:
             await asyncio.wait([self._ended], timeout=LEAVE_SECONDS_MAX)
 
+    def _has_last_words(self) -> bool:
+        """Whether messages may still come that cannot be given back."""
+        return self._settle and self._wire.connected and self._ended is not None and not self._ended.done()
+
     def _take(self, now: float) -> Message[T] | None:
         while self._buffer:
             run, index = self._buffer[0], self._next
@@ -149,6 +171,8 @@ class Consumer(Generic[T]):
             if self._next == run.stamps.messages:
                 self._buffer.popleft()
                 self._next = 0
+            if self._settle:
+                return Message(run, index)
             if run.is_settled(index):
                 continue
             if run.expires(index) <= now:
@@ -185,7 +209,7 @@ class Consumer(Generic[T]):
         over = self._ended is not None or self._failure is not None
         credit = 0 if over else self._prefetch.subscribed(self._buffered)
         held = b"".join(token.to_bytes(8, "little") for token in tokens)
-        consume = Consume(self._queue.name, self._number, credit, None, 0, False, held)
+        consume = Consume(self._queue.name, self._number, credit, None, self._priority, self._settle, held)
         self._wire.post(consume, self._subscribed)
         if self._ended is not None:
             self._post_stop()
@@ -208,8 +232,9 @@ class Consumer(Generic[T]):
 
     def _fail(self, error: Error) -> None:
         self._failure = error
-        self._buffer.clear()
-        self._next = self._buffered = 0
+        if not self._settle:
+            self._buffer.clear()
+            self._next = self._buffered = 0
         self._wake(len(self._waiters))
         if self._begun is not None and not self._begun.done():
             self._begun.set_exception(error)
@@ -223,15 +248,17 @@ class Consumer(Generic[T]):
             self._later(reply, self._post_stop)
             return
         if reply is None and not self._wire.closed:
+            self._wake(len(self._waiters))
             return
         self._wire.unsubscribe(self._number)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
+        self._wake(len(self._waiters))
 
     def _delivered(self, deliver: Deliver) -> None:
         if not deliver.slices:
             self._fail(NotFound(f"the queue {self._queue.name!r} was deleted"))
-        elif self._ended is not None or self._failure is not None:
+        elif (self._ended is not None or self._failure is not None) and not self._settle:
             self._queue.settler.release(self._queue.name, deliver)
         else:
             try:
@@ -240,19 +267,22 @@ class Consumer(Generic[T]):
                 self._fail(error)
 
     def _buffer_runs(self, runs: list[LeasedRun[T]], size: int) -> None:
-        messages = 0
-        for run in runs:
-            run.holders = self._held
-            messages += run.stamps.messages
-        self._held.update(runs)
+        messages = sum(run.stamps.messages for run in runs)
         self._buffer.extend(runs)
         self._buffered += messages
         self._prefetch.delivered(messages, size)
+        if not self._settle:
+            self._hold(runs)
+        self._wake(messages)
+
+    def _hold(self, runs: list[LeasedRun[T]]) -> None:
+        for run in runs:
+            run.holders = self._held
+        self._held.update(runs)
         lease_ms = runs[-1].stamps.lease
         if self._timer is None or lease_ms < self._lease_ms:
             self._arm(lease_ms)
         self._lease_ms = lease_ms
-        self._wake(messages)
 
     def _grant(self) -> None:
         credit = self._prefetch.grant(self._buffered) if self._ended is None else 0

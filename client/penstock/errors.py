@@ -71,11 +71,13 @@ class OutcomeUnknown(_wire.OutcomeUnknown):
 
 
 class BatchError(Error):
-    """A publish of several batches stopped at its first failure, which is its `__cause__`.
+    """A publish of several batches stopped at its first failure, which is its `__cause__`; or all of it was
+    sent, and some messages were refused because their job key is taken (`Conflict`).
 
-    `receipts`: of the durable messages from the start of the input up to the first one that is not.
-    `refused`, `unknown`: the given items that were surely not written, and those that may have been (of
-    the latter, `await error.__cause__.retry()` finds out). Items never taken from the input are in none.
+    `receipts`: of the durable messages from the start of the input up to the first one that is not, without
+    those whose job key is taken. `refused`, `unknown`: the given items that were surely not written, and
+    those that may have been (of the latter, `await error.__cause__.retry()` finds out). Items never taken
+    from the input are in none.
     """
 
     def __init__(

@@ -68,3 +68,11 @@ class CommitFailed(Event):
     group: str
     topic: str
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class LateReply(Event):
+    """An answer came for which nobody waits any more; it is dropped."""
+
+    queue: str
+    correlation_id: str | None

@@ -5,25 +5,28 @@
                           Retry, another Exception                        nack, the reason is the exception
                           DeadLetter                                      dead-letter
                           CancelledError, KeyboardInterrupt, …            release
-                          anything, but already settled                   nothing
+                          anything, but already settled, or no lease      nothing
 
 Leaving never waits, never hides the exception, and raises nothing of its own.
 """
 
 import asyncio
 from collections.abc import Iterator
+from copy import copy
 from datetime import datetime
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from penstock.codecs import Codec
 from penstock.runs import NOT_DECODED, LeasedRun, Piece
 from penstock.settle import Verdict, capped
-from penstock.values import Duration, Header, instant_of, ms_of
+from penstock.values import Duration, Header, Headers, History, history_of, instant_of, ms_of
 from penstock_protocol.batch import Kind
 from penstock_protocol.messages.queues import Outcome
-from penstock_protocol.slices import REDELIVERED
+from penstock_protocol.slices import REDELIVERED, REPLAYED
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Retry(Exception):
@@ -112,6 +115,11 @@ class Message(Generic[T]):
         return bool(self._run.stamps.flags & REDELIVERED)
 
     @property
+    def replayed(self) -> bool:
+        """Whether it was settled before, and somebody asked for it again."""
+        return bool(self._run.stamps.flags & REPLAYED)
+
+    @property
     def enqueued_at(self) -> datetime:
         """When it was appended, by the broker's clock. UTC."""
         return instant_of(self._run.stamps.time)
@@ -148,8 +156,21 @@ class Message(Generic[T]):
         return self._word(Kind.CONTENT_TYPE)
 
     @property
+    def checkpoint(self) -> bytes | None:
+        """How far an earlier try had got, as it said by `extend(checkpoint=…)`, or None."""
+        checkpoint: bytes | None = self._run.document(Kind.CHECKPOINT, self._index)
+        return checkpoint
+
+    @property
+    def history(self) -> History | None:
+        """What became of it so far, if it has failed, died or been moved before; else None."""
+        document = self._run.document(Kind.HISTORY, self._index)
+        return None if document is None else history_of(document)
+
+    @property
     def lease_token(self) -> int:
-        """Proof of this hand-out: it only grows per message, so `WHERE token < ?` fences in a database."""
+        """Proof of this hand-out: it only grows per message, so `WHERE token < ?` fences in a database. 0
+        without a lease: peeked, found, or received with `settle=True`."""
         return self._run.stamps.token
 
     @property
@@ -177,9 +198,30 @@ class Message(Generic[T]):
         the queue has none."""
         await self._run.queue.dead_letter(self, reason, timeout=timeout)
 
-    async def extend(self, seconds: Duration, *, timeout: float | None = None) -> None:
-        """The lease ends `seconds` from now, at most 12 h; not durable. Raises `Stale`."""
-        await self._run.queue.extend(self, seconds, timeout=timeout)
+    async def extend(
+        self, seconds: Duration, checkpoint: bytes | None = None, *, timeout: float | None = None
+    ) -> None:
+        """The lease ends `seconds` from now, at most 12 h (SQS: 12 h from the receive); not durable.
+
+        `checkpoint`, at most 64 KiB, is what the next try finds in `.checkpoint` if this one fails; with it
+        the call is durable. Raises `Stale`, `TooLarge`.
+        """
+        await self._run.queue.extend(self, seconds, checkpoint, timeout=timeout)
+
+    async def reply(
+        self,
+        body: Any,
+        headers: Headers | None = None,
+        content_type: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Answer it and ack it, both or neither; durable on return. `body` goes through the queue's codec.
+
+        Raises `Invalid` if it names no queue for an answer, `NotFound` if that is gone, because nobody waits
+        any more (then ack it), and `Stale`, when nothing was sent.
+        """
+        await self._run.queue.reply(self, body, headers, content_type, timeout=timeout)
 
     async def __aenter__(self) -> "Message[T]":
         return self
@@ -194,6 +236,12 @@ class Message(Generic[T]):
         if not run.is_settled(index):
             run.settle(index, 1)
             run.queue.settler.stage(verdict_of(run.queue.name, error), (run.range(index, 1),))
+
+    def through(self, codec: Codec[V]) -> "Message[V]":
+        """The same message, its body through another codec."""
+        run: Any = copy(self._run)
+        run.queue = type(run.queue)(run.queue.client, run.queue.name, codec)
+        return Message(run, self._index)
 
     def pieces(self) -> Iterator[Piece[T]]:
         """Where it lies, for who settles it."""

@@ -1,4 +1,5 @@
-"""The handle of one queue: a name, a codec and the calls. It keeps no state; making one costs nothing.
+"""The handle of one queue: a name, a codec and the calls. It keeps no state; making one costs nothing. What
+operators do with a queue is in operations.py.
 
 Invariant: a message that the broker leased to a call of this handle is either given to the caller or
 released, however the call ends.
@@ -6,32 +7,33 @@ released, however the call ends.
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from penstock import codecs
 from penstock.batching import Address, Stretch
+from penstock.confirms import receipt
 from penstock.consumer import Consumer
-from penstock.errors import Invalid
+from penstock.errors import Invalid, Stale
 from penstock.message import Message
-from penstock.runs import LeasedRun, id_of
+from penstock.operations import QueueOperations
+from penstock.outgoing import EnqueueOptions, Outgoing, RequestOptions, message_cells
+from penstock.runs import LeasedRun
 from penstock.settle import Settler, Verdict, capped, overlap, raise_stale
 from penstock.values import (
     Cells,
     Duration,
     Headers,
-    Outgoing,
     QueueStats,
     Receipt,
-    cells_of,
     described,
     ms_of,
     seconds_of,
 )
 from penstock.views import Messages, Receipts
 from penstock.worker import work
+from penstock_protocol.batch import BatchBuilder
 from penstock_protocol.limits import RECEIVE_MESSAGES_MAX, WAIT_MS_MAX
 from penstock_protocol.messages.queues import (
-    Confirm,
     Delivery,
     DescribeQueue,
     Enqueue,
@@ -49,13 +51,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Queue(Generic[T]):
+class Queue(QueueOperations[T]):
     """A queue by name. Whether it exists is found out by the first call (`NotFound`)."""
 
     def __init__(self, client: "Client", name: str, codec: codecs.Codec[T]) -> None:
-        self.name = name
-        self.codec = codec
-        self.client = client
+        super().__init__(client, name, codec)
         self._address = Address(Enqueue, name, 0)
 
     @property
@@ -66,16 +66,20 @@ class Queue(Generic[T]):
     # Enqueue
 
     async def enqueue(
-        self, body: T | bytes | str, *, headers: Headers | None = None, timeout: float | None = None
+        self, body: T | bytes | str, *, timeout: float | None = None, **options: Unpack[EnqueueOptions]
     ) -> Receipt:
         """Append one message; durable on return. Concurrent calls share a batch.
 
+        Options: `headers`, `delay` or `at`, `ttl`, `priority`, `message_group`, `dedup_id`, `job_key` with
+        `on_conflict`, `reply_to`, `correlation_id`, `content_type`; the meaning of each is in `Outgoing`.
+
         Cancelled before its frame is built, it is taken back; later, only the waiting ends. Raises
-        `QueueFull`, `TooLarge`, `DiskFull`, `NotFound`; `OutcomeUnknown` at the timeout.
+        `QueueFull`, `TooLarge`, `DiskFull`, `NotFound`, `Invalid`; `Conflict` if its job key is taken;
+        `OutcomeUnknown` at the timeout.
         """
-        cells = cells_of(headers=headers) if headers else ()
+        cells = message_cells(Outgoing(body, **options), self.client.wire.now_ms) if options else ()
         encoded = self.codec.encode(body)
-        return await self.client.publisher.publish(self._address, encoded, cells, _receipt, timeout=timeout)
+        return await self.client.publisher.publish(self._address, encoded, cells, receipt, timeout=timeout)
 
     async def enqueue_many(
         self,
@@ -88,7 +92,8 @@ class Queue(Generic[T]):
 
         Up to one batch (1 MiB, 10,000 messages) it is all or nothing and raises what `enqueue` raises. Longer
         input goes as batches in order; the first failure stops it and raises `BatchError`. `atomic=True`
-        refuses longer input (`TooLarge`, nothing sent).
+        refuses longer input (`TooLarge`, nothing sent). A message whose job key is taken is refused alone:
+        the others are durable, and in the end `BatchError` tells which it was.
         """
         plain = self._address if self.codec is codecs.raw else None
         return await self.client.publisher.many(
@@ -97,12 +102,27 @@ class Queue(Generic[T]):
 
     def _encode(self, item: Any) -> tuple[Address, bytes, Cells]:
         if isinstance(item, Outgoing):
-            if (item.key, item.partition, item.timestamp) != (None, None, None):
-                raise Invalid(
-                    "a message of a queue has no key, partition or timestamp", hint="those are for topics"
-                )
-            return self._address, self.codec.encode(item.body), cells_of(headers=item.headers)
+            cells = message_cells(item, self.client.wire.now_ms)
+            return self._address, self.codec.encode(item.body), cells
         return self._address, self.codec.encode(item), ()
+
+    async def request(
+        self, body: T | bytes | str, timeout: Duration = 5.0, **options: Unpack[RequestOptions]
+    ) -> Message[T]:
+        """Enqueue one message and wait for the answer to it (`Message.reply`), which goes through this
+        handle's codec and is settled already. Options as in `enqueue`; with `ttl=` nobody works on it too
+        late.
+
+        Raises `Timeout` if there is no answer in time, enqueueing included: it may be handled all the same,
+        and what comes then is dropped (`events.LateReply`). And what `enqueue` raises.
+        """
+        return await self.client.requests.ask(self, body, seconds_of(timeout), options)
+
+    def batch_of_one(self, item: Outgoing) -> bytes:
+        """A message that is not published by itself."""
+        builder = BatchBuilder()
+        builder.add(self.codec.encode(item.body), message_cells(item, self.client.wire.now_ms))
+        return builder.encode()
 
     # Receive
 
@@ -112,13 +132,15 @@ class Queue(Generic[T]):
         *,
         wait: Duration = 20.0,
         visibility_timeout: Duration | None = None,
+        settle: bool = False,
         timeout: float | None = None,
     ) -> Messages[T]:
         """Lease up to `max_messages` (at most 10,000, and what fits 1 MiB), waiting for the first.
 
         Empty when `wait` is over. `visibility_timeout` None: the queue's setting. Bearer leases: only time
-        ends them, and any connection of the same principal may settle. `timeout` None: the wait and the
-        client's timeout. Raises `NotFound`, `Invalid`, `Timeout`.
+        ends them, and any connection of the same principal may settle. `settle=True`: at most once (AMQP's
+        no-ack): they are settled before they are sent, and lost if they do not arrive. `timeout` None: the
+        wait and the client's timeout. Raises `NotFound`, `Invalid`, `Timeout`.
         """
         messages = min(max_messages, RECEIVE_MESSAGES_MAX)
         visibility = None if visibility_timeout is None else ms_of(visibility_timeout)
@@ -127,9 +149,9 @@ class Queue(Generic[T]):
             now = min(left, WAIT_MS_MAX)
             left -= now
             delivery = await self.client.wire.request(
-                Receive(self.name, messages, now, visibility),
+                Receive(self.name, messages, now, visibility, settle),
                 timeout=self.client.timeout + now / 1000 if timeout is None else timeout,
-                on_late=self._received_late,
+                on_late=None if settle else self._received_late,
             )
             if delivery.slices or not left:
                 return Messages(self, self.runs(delivery))
@@ -144,13 +166,28 @@ class Queue(Generic[T]):
         slices = decode_slices(delivery.payload, delivery.slices)
         return [LeasedRun(stamps, batch, self, now) for stamps, batch in slices]
 
-    def consume(self, *, prefetch: int | None = None, max_processing: Duration = 3600.0) -> Consumer[T]:
+    def consume(
+        self,
+        *,
+        prefetch: int | None = None,
+        max_processing: Duration = 3600.0,
+        priority: int = 0,
+        settle: bool = False,
+    ) -> Consumer[T]:
         """Messages pushed as they come: `async with q.consume() as c: async for m in c: async with m: …`.
 
         `prefetch`: how many may wait here (at most 1,000); None adapts, from 1 up to one second of measured
-        work. Leases are extended until a message was in hand for `max_processing`.
+        work. Leases are extended until a message was in hand for `max_processing`. `priority`, 0 to 9: a
+        consumer gets nothing while one of a higher priority can take more (RabbitMQ: x-priority).
+        `settle=True`: at most once, as in `receive`; what waits here is lost with the process.
         """
-        return Consumer(self, prefetch=prefetch, max_processing=seconds_of(max_processing))
+        return Consumer(
+            self,
+            prefetch=prefetch,
+            max_processing=seconds_of(max_processing),
+            priority=priority,
+            settle=settle,
+        )
 
     async def work(
         self,
@@ -207,19 +244,52 @@ class Queue(Generic[T]):
         self,
         messages: Message[T] | Iterable[Message[T]],
         seconds: Duration,
+        checkpoint: bytes | None = None,
         *,
         timeout: float | None = None,
     ) -> None:
-        """Their leases end `seconds` from now, at most 12 h; not durable. Raises `Stale` if any is gone."""
+        """Their leases end `seconds` from now, at most 12 h; not durable. Raises `Stale` if any is gone.
+
+        `checkpoint`: see `Message.extend`; for a single message.
+        """
         pieces = self._pieces(messages)
         ranges = [run.range(first, count) for run, first, count in pieces]
-        stale = await self.settler.extend(self.name, ranges, ms_of(seconds), timeout)
+        if checkpoint is None:
+            stale = await self.settler.extend(self.name, ranges, ms_of(seconds), timeout)
+        elif len(ranges) == 1 and ranges[0].messages == 1:
+            stale = await self.settler.checkpoint(self.name, ranges[0], ms_of(seconds), checkpoint, timeout)
+        else:
+            raise Invalid("a checkpoint is of one message", hint="extend them one by one")
         until = asyncio.get_running_loop().time() + seconds_of(seconds)
         for run, first, count in pieces:
             run.extend(first, count, until)
             for gone in stale:
                 run.lose(gone)
         raise_stale(self.name, overlap(ranges, stale))
+
+    async def reply(
+        self,
+        message: Message[T],
+        body: Any,
+        headers: Headers | None = None,
+        content_type: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Answer a message and ack it, both or neither: see `Message.reply`."""
+        to = message.reply_to
+        if to is None:
+            raise Invalid("the message names no queue for an answer (reply_to)", hint="ack it instead")
+        ((run, first, count),) = self._pieces(message)
+        answer = self.batch_of_one(
+            Outgoing(body, headers, correlation_id=message.correlation_id, content_type=content_type)
+        )
+        try:
+            await self.settler.reply(self.name, run.range(first, count), to, answer, timeout)
+        except Stale:
+            run.settle(first, count)
+            raise
+        run.settle(first, count)
 
     async def _settle(
         self, verdict: Verdict, messages: Message[T] | Iterable[Message[T]], timeout: float | None
@@ -239,7 +309,10 @@ class Queue(Generic[T]):
             if run.queue.name != self.name:
                 raise Invalid(f"a message of {run.queue.name!r} cannot be settled in {self.name!r}")
             if not run.stamps.token:
-                raise Invalid("a peeked message has no lease to settle", hint="receive it instead")
+                raise Invalid(
+                    "a message that was peeked, found or received with settle=True has no lease to settle",
+                    hint="receive it without settle=True",
+                )
         return pieces
 
     # Look
@@ -249,7 +322,8 @@ class Queue(Generic[T]):
     ) -> Messages[T]:
         """Up to `limit` messages (and what fits 1 MiB) in a state, without a lease.
 
-        `state`: ready, delayed, in_flight or waiting.
+        `state`: ready, held (behind another of their message group or job key), delayed, in_flight or
+        waiting.
         """
         delivery = await self.client.wire.request(Peek(self.name, limit, state), timeout=timeout)
         return Messages(self, self.runs(delivery))
@@ -269,13 +343,8 @@ class Queue(Generic[T]):
         return f"<Queue {self.name!r}>"
 
 
-def _receipt(confirm: Confirm, index: int) -> Receipt:
-    offset = confirm.first + index
-    return Receipt(id_of(confirm.log, offset), offset, confirm.duplicate, confirm.durability)
-
-
 def _receipt_in(stretch: Stretch, index: int) -> Receipt:
-    return _receipt(stretch.confirm, stretch.first + index)
+    return receipt(stretch.confirm, stretch.first + index)
 
 
 def _receipts(stretches: list[Stretch]) -> Receipts[Receipt]:

@@ -2,7 +2,8 @@
 
 Invariant: nothing here lets a change happen twice. A request that the broker refused as `AGAIN` changed
 nothing; one whose socket was lost is repeated only because every verb is idempotent on the broker's side
-(publishes by sequence, settles by lease token, the rest by name).
+(publishes by sequence, settles by lease token, the rest by name), or its caller says when it is not
+(see transfer.py).
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from random import Random
 
 from penstock_protocol import errors as e
 from penstock_protocol.messages import queues as q
+from penstock_protocol.messages import schedules as c
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
 
@@ -25,7 +27,7 @@ WAITS = (q.Receive, t.Fetch)
 
 READS = (
     *WAITS,
-    *(q.Peek, q.ListQueues, q.DescribeQueue),
+    *(q.Peek, q.ListQueues, q.DescribeQueue, q.Find, q.Explain, c.ListSchedules),
     *(t.Offset, t.Offsets, t.ListTopics, t.DescribeTopic, t.ListGroups, t.DescribeGroup),
     *(s.Hello, s.Ping),
 )

@@ -4,6 +4,7 @@ Nothing of a batch is decoded before it is touched. What is settled is kept here
 message, so that a view, a message made from it and a range of it can never disagree. A run knows no socket.
 """
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -31,6 +32,14 @@ def _uuid_text(log: bytes) -> str:
 def id_of(log: bytes, offset: int) -> str:
     """`<log uuid>:<offset>`: the id of what was first appended there."""
     return f"{_uuid_text(log)}:{offset}"
+
+
+def place_of(id: str) -> tuple[bytes, int]:
+    """The inverse of `id_of`. Raises `Invalid`."""
+    found = re.fullmatch(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,19})", id)
+    if found is None:
+        raise Invalid(f"{id!r} is no id of a message", hint="take it from `.id`, of a receipt for instance")
+    return UUID(found[1]).bytes, int(found[2])
 
 
 class Run:
@@ -72,6 +81,13 @@ class Run:
         cells = self._cells[kind]
         return schema.unpack(cells[index]) if cells and cells[index] else None
 
+    def document(self, kind: Kind, index: int) -> Any:
+        """As `cell`, for what the broker adds: as large as it had to be."""
+        if kind not in self._cells:
+            self._cells[kind] = self.batch.cells(kind)
+        cells = self._cells[kind]
+        return schema.unpack_document(cells[index]) if cells and cells[index] else None
+
     def integer(self, kind: Kind, index: int) -> int:
         """The value of message `index` in a column of fixed width; 0 without such a column."""
         if kind not in self._integers:
@@ -85,7 +101,7 @@ class Run:
 
 
 class LeasedRun(Run, Generic[T]):
-    """A run of a queue under one lease (a peeked one: token 0).
+    """A run of a queue under one lease (token 0: peeked, or settled by the broker when it was sent).
 
     `held` counts the messages not settled here; when none is left, the run leaves `holders`, the set of
     whoever extends its lease. `started`: when (loop time) a message was handed to the application.
@@ -104,7 +120,7 @@ class LeasedRun(Run, Generic[T]):
         self._extended: dict[int, float] = {}
 
     def is_settled(self, index: int) -> bool:
-        """Whether message `index` was settled or returned here, lost its lease, or had none (peeked)."""
+        """Whether message `index` was settled or returned here, lost its lease, or never had one."""
         return bool(self._settled[index]) or not self.stamps.token
 
     def settle(self, first: int, count: int) -> None:

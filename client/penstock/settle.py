@@ -14,10 +14,19 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from penstock.connection import Wire
-from penstock.errors import Error, OutcomeUnknown, Stale
+from penstock.errors import Error, OutcomeUnknown, Stale, TooLarge
 from penstock.events import SettleFailed, SettleStale
-from penstock_protocol.limits import RANGES_MAX, REASON_BYTES_MAX
-from penstock_protocol.messages.queues import Ack, Deliver, Delivery, Extend, Nack, Outcome
+from penstock_protocol.limits import CHECKPOINT_BYTES_MAX, RANGES_MAX, REASON_BYTES_MAX
+from penstock_protocol.messages.queues import (
+    Ack,
+    Checkpoint,
+    Deliver,
+    Delivery,
+    Extend,
+    Nack,
+    Outcome,
+    Reply,
+)
 from penstock_protocol.slices import Range, decode_ranges, decode_slices, encode_ranges
 
 log = logging.getLogger("penstock")
@@ -109,6 +118,42 @@ class Settler:
             reply = await self._wire.request(Extend(queue, extend_ms, encode_ranges(some)), timeout=timeout)
             stale += decode_ranges(reply.payload)
         return stale
+
+    async def checkpoint(
+        self, queue: str, message: Range, extend_ms: int, checkpoint: bytes, timeout: float | None = None
+    ) -> list[Range]:
+        """As `extend` for one message, and what its next try is given. Raises `TooLarge`."""
+        if len(checkpoint) > CHECKPOINT_BYTES_MAX:
+            raise TooLarge(
+                f"checkpoint of {len(checkpoint):,} bytes; the limit is {CHECKPOINT_BYTES_MAX:,}",
+                hint="keep the state elsewhere, and its name here",
+            )
+        request = Checkpoint(queue, extend_ms, encode_ranges([message]) + checkpoint)
+        reply = await self._wire.request(request, timeout=timeout)
+        return decode_ranges(reply.payload)
+
+    async def reply(
+        self,
+        queue: str,
+        message: Range,
+        to: str,
+        batch: bytes,
+        timeout: float | None = None,
+        *,
+        resent: bool = False,
+    ) -> None:
+        """Ack one message and enqueue the answer to it, both or neither. Raises as `settle` does."""
+        again = asyncio.Event()
+        request = Reply(queue, to, encode_ranges([message]) + batch)
+        reply = await self._wire.request(request, timeout=timeout, on_resend=again.set)
+        gone = overlap([message], decode_ranges(reply.payload))
+        if gone and (resent or again.is_set()):
+            raise OutcomeUnknown(
+                f"the connection was lost while a message of {queue!r} was answered:"
+                " that worked, or it will be delivered again",
+                repeat=lambda: self.reply(queue, message, to, batch, timeout, resent=True),
+            )
+        raise_stale(queue, gone)
 
     def release(self, queue: str, delivery: Delivery | Deliver) -> None:
         """Give back a whole delivery that nobody waits for any more."""

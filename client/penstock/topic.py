@@ -13,20 +13,10 @@ from penstock import codecs
 from penstock.batching import Address, Route, Stretch
 from penstock.errors import Invalid, NotFound
 from penstock.murmur2 import partition_of
+from penstock.outgoing import Outgoing, key_of, record_cells
 from penstock.record import RecordRun
 from penstock.topic_consumer import TopicConsumer
-from penstock.values import (
-    Cells,
-    Duration,
-    Headers,
-    Outgoing,
-    RecordMetadata,
-    cells_of,
-    instant_of,
-    key_of,
-    ms_at,
-    ms_of,
-)
+from penstock.values import Cells, Duration, Headers, RecordMetadata, instant_of, ms_at, ms_of
 from penstock.views import Receipts, Records
 from penstock_protocol.limits import MIB, WAIT_MS_MAX
 from penstock_protocol.messages.queues import Confirm
@@ -120,7 +110,7 @@ class Topic(Generic[T]):
         absent = item.body is None
         if absent and item.key is None:
             raise Invalid("a tombstone needs a key", hint="pass key=…, or a value")
-        cells = cells_of(headers=item.headers, key=item.key, timestamp=item.timestamp, absent=absent)
+        cells = record_cells(item, absent=absent)
         return self._route(item), b"" if absent else self.codec.encode(item.body), cells
 
     def _route(self, item: Outgoing) -> Address | Route:

@@ -1,8 +1,8 @@
 """The values users hand in and get back, and their form on the wire.
 
 Durations are float seconds or `timedelta` here, milliseconds there; instants are aware `datetime`s here, ms
-since 1970 there; None is unlimited on both sides. What is wrong is refused here with `Invalid`, before it
-shares a batch with somebody else's message. Nothing here knows a connection.
+since 1970 there; None is unlimited on both sides. What is wrong is refused here with `Invalid`. What is
+published is in outgoing.py. Nothing here knows a connection.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,9 @@ from math import isfinite
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, cast
 from uuid import UUID
 
-import msgpack
-
-from penstock.errors import Invalid, TooLarge
+from penstock.errors import Invalid
 from penstock_protocol.batch import Kind
-from penstock_protocol.limits import HEADER_KEY_BYTES_MAX, HEADER_KEYS_MAX, HEADERS_BYTES_MAX, KEY_BYTES_MAX
+from penstock_protocol.limits import FIELDS_ARRAY_MAX
 
 Duration: TypeAlias = float | timedelta
 Header: TypeAlias = str | bytes | int | float | bool | None
@@ -56,84 +54,12 @@ def ms_at(instant: datetime) -> int:
     return (instant - EPOCH) // MS
 
 
-# What is sent
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One message of `enqueue_many` or record of `produce_many` that is more than its body.
-
-    `key`, `partition` and `timestamp` are for topics alone; `body` None with a key is a tombstone.
-    """
-
-    body: Any
-    headers: Headers | None = None
-    key: bytes | str | None = None
-    partition: int | None = None
-    timestamp: datetime | None = None
-
-
-def cells_of(
-    *,
-    headers: Headers | None = None,
-    key: bytes | str | None = None,
-    timestamp: datetime | None = None,
-    absent: bool = False,
-) -> Cells:
-    """The column values of one message. Raises `Invalid` or `TooLarge` for what the wire does not carry."""
-    cells: list[tuple[Kind, bytes | int]] = []
-    if key is not None:
-        cells.append((Kind.KEY, _pack(key_of(key))))
-    if headers:
-        cells.append((Kind.HEADERS, _headers(headers)))
-    if timestamp is not None:
-        cells.append((Kind.TIMESTAMP, ms_at(timestamp)))
-    if absent:
-        cells.append((Kind.ABSENT, 1))
-    return cells
-
-
-def key_of(key: bytes | str) -> bytes:
-    """A key as bytes; str is UTF-8. Raises `TooLarge` above 16 KiB."""
-    data = key.encode() if isinstance(key, str) else bytes(key)
-    if len(data) > KEY_BYTES_MAX:
-        raise TooLarge(
-            f"key of {len(data):,} bytes; the limit is {KEY_BYTES_MAX:,}", hint="use a digest of it"
-        )
-    return data
-
-
-def _headers(headers: Headers) -> bytes:
-    if len(headers) > HEADER_KEYS_MAX:
-        raise TooLarge(
-            f"{len(headers)} headers; the limit is {HEADER_KEYS_MAX}", hint="put them into the body"
-        )
-    for name, value in headers.items():
-        if not isinstance(name, str) or len(name.encode()) > HEADER_KEY_BYTES_MAX:
-            raise Invalid(f"header name {name!r}", hint=f"text of at most {HEADER_KEY_BYTES_MAX} bytes")
-        if not isinstance(value, str | bytes | int | float | None):
-            raise Invalid(
-                f"header {name!r} is a {type(value).__name__}", hint="flat values only; see codecs.json"
-            )
-    packed = _pack(dict(headers))
-    if len(packed) > HEADERS_BYTES_MAX:
-        raise TooLarge(
-            f"headers of {len(packed):,} bytes; the limit is {HEADERS_BYTES_MAX:,}",
-            hint="put them into the body",
-        )
-    return packed
-
-
-def _pack(value: object) -> bytes:
-    try:
-        packed: bytes = msgpack.packb(value)
-    except (OverflowError, ValueError) as error:
-        raise Invalid(f"a value has no form on the wire: {error}", hint="integers have 64 bits") from error
-    return packed
+# What is confirmed
 
 
 class Receipt(NamedTuple):
-    """An enqueued message. `duplicate`: an earlier try of this call had got through. `durability`: the mode
+    """An enqueued message. `duplicate`: an earlier try of this call had got through, or an earlier message of
+    the same dedup id or job key stands for it, and `id` and `offset` are that one's. `durability`: the mode
     in which it was confirmed (`fsync`: it survives a power cut)."""
 
     id: str
@@ -176,7 +102,26 @@ class QueueSettings(TypedDict, total=False):
     retry: Backoff  # when a failed message comes back [1 s, doubled, at most 300 s, ± 20 %]
     max_messages: int | None  # `QueueFull` above [1,000,000]
     max_bytes: int | None  # `QueueFull` above [8 GiB]
-    overflow: Literal["reject"]
+    max_in_flight: int  # leased at once; above, nothing is delivered [100,000; SQS: 120,000]
+    overflow: Literal["reject", "drop_oldest", "dead_letter_oldest"]  # what a full queue does ["reject"]
+    delay: Duration  # of every message that names none, up to 10 years (SQS: 15 min) [0]
+    ttl: Duration | None  # of every message that does not name a shorter one [None]
+    on_expiry: Literal["drop", "dead_letter"]  # where expired messages go ["drop"]
+    dedup_window: Duration  # how long a dedup id is remembered, 0 … 7 d [300 s, as SQS]
+    content_dedup: bool  # a message without a dedup id has the hash of its body as one [False]
+    job_scope: Literal["done", "queued"]  # a job key is taken until its message is done, or in hand ["done"]
+    priority_ageing: Duration | None  # one step of priority more for each such time of waiting [None]
+    single_active: bool  # one consumer at a time, the next takes over when it goes [False]
+    paused: bool  # nothing is delivered [False]
+    fair: bool  # message groups are tenants: they share, instead of keeping an order [False]
+    group_concurrency: int | None  # of a message group in flight; None: 1, or no cap in a fair queue [None]
+    group_failure: Literal["block", "park", "skip"]  # what a failed head means for its group ["block"]
+    group_weights: Mapping[str, float]  # a tenant's share, if it is not 1; at most 32 tenants [none]
+    rate: float | None  # deliveries a second [None]
+    group_rate: float | None  # deliveries a second of each message group [None]
+    expires: Duration | None  # deleted when unused for that long [None]
+    exclusive: bool  # goes with the session that made it [False]
+    source: str | None  # the topic (not compacted) whose records are its messages; fixed once created [None]
     keep_settled: Duration | None  # how long settled messages' bytes are kept; they count as bytes [None]
     durability: str | None  # "fsync", "interval:50ms" or "os"; None is the broker's [None]
 
@@ -197,9 +142,12 @@ IfExists: TypeAlias = Literal["check", "alter", "keep"]
 
 DURATIONS = {
     *("visibility_timeout", "retry_initial", "retry_max", "keep_settled"),
+    *("delay", "ttl", "dedup_window", "priority_ageing", "expires"),
     *("retention", "tombstone_retention"),
 }
 """Settings that are milliseconds on the wire."""
+WEIGHTS_MAX = FIELDS_ARRAY_MAX // 2
+"""Of tenants: on the wire they are one list, name and weight in turn."""
 
 
 def settings_to_wire(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,10 +160,21 @@ def settings_to_wire(settings: Mapping[str, Any]) -> dict[str, Any]:
                 "retry takes a Backoff", hint="for instance retry=penstock.Backoff(initial=1, max=300)"
             )
         flat |= {f"retry_{each.name}": getattr(retry, each.name) for each in fields(retry)}
+    if "group_weights" in flat:
+        flat["group_weights"] = _weights(flat["group_weights"])
     return {
         name: ms_of(value) if name in DURATIONS and value is not None else value
         for name, value in flat.items()
     }
+
+
+def _weights(weights: Any) -> tuple[object, ...]:
+    if not isinstance(weights, Mapping) or len(weights) > WEIGHTS_MAX:
+        raise Invalid(
+            f"group_weights={weights!r}: it maps at most {WEIGHTS_MAX} message groups to their weights",
+            hint='for instance group_weights={"acme": 3}; every other group has 1',
+        )
+    return tuple(each for pair in weights.items() for each in pair)
 
 
 def queue_settings_from_wire(settings: Mapping[str, Any]) -> QueueSettings:
@@ -223,6 +182,9 @@ def queue_settings_from_wire(settings: Mapping[str, Any]) -> QueueSettings:
     out."""
     flat = _in_seconds(settings)
     flat["retry"] = Backoff(**{each.name: flat[f"retry_{each.name}"] for each in fields(Backoff)})
+    if "group_weights" in flat:
+        weights = flat["group_weights"] or ()
+        flat["group_weights"] = dict(zip(weights[::2], weights[1::2], strict=True))
     return cast(QueueSettings, {name: flat[name] for name in QueueSettings.__annotations__ if name in flat})
 
 
@@ -252,7 +214,9 @@ def described(cls: type[D], document: Mapping[str, Any]) -> D:
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """Messages by state. `oldest_age`: seconds since the oldest unsettled one was enqueued, None if there is
-    none. `bytes`: of messages not settled."""
+    none. `bytes`: of messages not settled. `held`: those of `ready` that wait behind another of their message
+    group or job key. `blocked_groups`: message groups whose head has failed; `throttled_tenants`: those that
+    a rate or cap holds back now."""
 
     ready: int
     delayed: int
@@ -261,6 +225,76 @@ class QueueStats:
     settled_total: int
     oldest_age: float | None
     bytes: int
+    held: int = 0
+    blocked_groups: int = 0
+    throttled_tenants: int = 0
+
+
+class Redriven(NamedTuple):
+    """What a redrive, a replay or a move has moved, or would move (`dry_run`)."""
+
+    messages: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One time a message was handed out and failed. `start`: None if the broker has not kept it; `outcome`:
+    how it ended (nacked, expired, …); `error`: the reason that was given."""
+
+    consumer: str
+    start: datetime | None
+    end: datetime
+    outcome: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What became of a message so far. `queue`, `offset`: where it was first; `first_at`: when it was
+    enqueued there; `last_at`, `reason`: when and why it was dead-lettered last, None if it was not;
+    `attempts`: those that failed, the last 50 of them."""
+
+    queue: str
+    offset: int
+    first_at: datetime
+    last_at: datetime | None
+    reason: str | None
+    attempts: tuple[Attempt, ...]
+
+
+def history_of(document: Mapping[str, Any]) -> History:
+    """The history in a message's column."""
+    attempts = [
+        Attempt(consumer, instant_of(start) if start else None, instant_of(end), outcome, error)
+        for consumer, start, end, outcome, error in document["attempts"]
+    ]
+    return History(
+        document["queue"],
+        document["offset"],
+        instant_of(document["first_at"]),
+        instant_of(document["last_at"]) if document["last_at"] else None,
+        document["reason"],
+        tuple(attempts),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a message is where it is: its state, why it is not delivered now, in plain words (empty: it is
+    next), and the facts behind them."""
+
+    state: str
+    reasons: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+
+class StoryLine(NamedTuple):
+    """Something that happened to a message."""
+
+    when: datetime
+    what: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)

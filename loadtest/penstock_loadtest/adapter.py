@@ -24,6 +24,8 @@ class Unsupported(Exception):
 class Adapter(ABC):
     """A client of the system at `url`, for a flow whose queues and topics are called `name`…"""
 
+    features = frozenset({""})
+    """Of a flow, that it can do."""
     durability = ""
     """What a confirm meant, if the system says so."""
 

@@ -1,10 +1,12 @@
 """Penstock itself: the broker of this project by its own public client."""
 
 import asyncio
+from typing import get_args
 
 import penstock
 from penstock.views import Taken
 from penstock_loadtest.adapter import Adapter, Arrived, Bodies
+from penstock_loadtest.scenarios import DELAY_SECONDS, Feature
 
 PARTITIONS = 8
 """Of a topic with keys."""
@@ -18,6 +20,8 @@ TIMEOUT_SECONDS = 120.0
 class Penstock(Adapter):
     """Queues by `receive` in batches, or `consume` and `async with message`; topics by a group's consumer."""
 
+    features = frozenset(get_args(Feature))
+
     async def open(self) -> None:
         self._client = await penstock.connect(self.url, name=f"loadtest {self.name}", timeout=TIMEOUT_SECONDS)
         self._queues = [self._client.queue(name) for name in self.names()]
@@ -27,6 +31,9 @@ class Penstock(Adapter):
 
     async def close(self) -> None:
         await self._client.close()
+
+    def names(self) -> list[str]:
+        return [f"{self.name}-0"] if self.flow.feature else super().names()
 
     async def create(self) -> None:
         if self.flow.kind == "topic":
@@ -51,11 +58,27 @@ class Penstock(Adapter):
         receipt: penstock.Receipt | penstock.RecordMetadata
         if self.flow.kind == "topic":
             receipt = await self._produce(lane, bodies)
+        elif self.flow.feature:
+            receipt = await self._enqueue(lane, bodies)
         elif len(bodies) == 1:
             receipt = await self._queues[lane].enqueue(bodies[0])
         else:
             receipt = (await self._queues[lane].enqueue_many(bodies))[0]
         self.durability = receipt.durability
+
+    async def _enqueue(self, lane: int, bodies: list[bytes]) -> penstock.Receipt:
+        """Messages that are more than plain."""
+        queue = self._queues[0]
+        match self.flow.feature:
+            case "groups":
+                return await queue.enqueue(bodies[0], message_group=f"group-{lane}")
+            case "priority":
+                return await queue.enqueue(bodies[0], priority=lane)
+            case "delay":
+                made = [penstock.Outgoing(body, delay=DELAY_SECONDS) for body in bodies]
+            case _:
+                made = [penstock.Outgoing(body, dedup_id=body[4:16].hex()) for body in bodies]
+        return (await queue.enqueue_many(made))[0]
 
     async def _produce(self, lane: int, bodies: list[bytes]) -> penstock.RecordMetadata:
         key = f"key-{lane}" if self.flow.lanes > 1 else None
@@ -73,7 +96,7 @@ class Penstock(Adapter):
         elif self.flow.style == "handler":
             await asyncio.gather(*(self._handle(queue, arrived) for queue in self._queues))
         else:
-            receivers = RECEIVERS if self.flow.lanes == 1 else 1
+            receivers = RECEIVERS if len(self._queues) == 1 else 1
             await asyncio.gather(
                 *(self._receive(queue, arrived) for queue in self._queues for _ in range(receivers))
             )

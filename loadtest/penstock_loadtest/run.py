@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from penstock_loadtest.adapter import Unsupported
 from penstock_loadtest.agent import adapter_of
 from penstock_loadtest.bare import bare, cost
 from penstock_loadtest.broker import Usage
@@ -67,6 +68,8 @@ class FlowCrew:
     async def start(self) -> None:
         """Create what the flow needs, and start its processes. Raises `Unsupported`."""
         flow = self.flow
+        if flow.feature not in self.adapter.features:
+            raise Unsupported(f"its adapter knows nothing of {flow.feature!r}")
         await self.adapter.open()
         self._is_open = True
         await self.adapter.create()

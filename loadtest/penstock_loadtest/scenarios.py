@@ -10,6 +10,9 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 Kind = Literal["queue", "topic"]
+Feature = Literal["", "groups", "delay", "dedup", "priority"]
+"""What makes the messages of a queue more than plain: lanes are message groups of one queue; each is delayed
+by `DELAY_SECONDS`; each has a dedup id; each lane is a priority of one queue."""
 Style = Literal["batches", "messages", "handler"]
 """How a consumer takes what arrives: whole deliveries; each body as an object of its own; one message at a
 time, each settled when its handler returns."""
@@ -24,7 +27,7 @@ class Flow(NamedTuple):
     """Bytes of a body."""
     batch: int = 100
     """Messages of one publish call."""
-    in_flight: int = 16
+    in_flight: int = 48
     """Publish calls of one producer that wait for their confirms; an open loop does not heed it."""
     producers: int = 1
     """Processes."""
@@ -34,6 +37,7 @@ class Flow(NamedTuple):
     """Processes that share the messages of one reader."""
     lanes: int = 1
     """Queues, or keys of a topic, that a producer addresses in turn, a call each; order is kept per lane."""
+    feature: Feature = ""
     style: Style = "batches"
     pauses_us: tuple[int, ...] = ()
     """What reader 0, 1, … takes over each message, on purpose."""
@@ -62,6 +66,7 @@ class Scenario(NamedTuple):
     """Runs only when it is named."""
 
 
+DELAY_SECONDS = 0.5
 TOPIC = Flow("topic", "topic")
 ALONE = Flow(batch=1, in_flight=1, drain="after", messages=10_000, warm_up=1_000)
 PACED = Flow(batch=1, rate=1_000, messages=20_000, warm_up=2_000)
@@ -103,6 +108,26 @@ SCENARIOS: dict[str, Scenario] = {
             (Flow(lanes=1_000),),
         ),
         Scenario("many-queues-in-turn", "one message to each of 1,000 queues in turn", (IN_TURN,)),
+        Scenario(
+            "message-groups",
+            "single messages of 1,000 message groups through one queue",
+            (AWAITED._replace(feature="groups", lanes=1_000, style="batches"),),
+        ),
+        Scenario(
+            "delayed",
+            f"1 KiB in hundreds, each delayed by {DELAY_SECONDS} s",
+            (Flow(feature="delay", messages=600_000, warm_up=100_000),),
+        ),
+        Scenario(
+            "dedup",
+            "1 KiB in hundreds, each with a dedup id",
+            (Flow(feature="dedup", messages=600_000, warm_up=100_000),),
+        ),
+        Scenario(
+            "priority",
+            "single messages of ten priorities through one queue",
+            (AWAITED._replace(feature="priority", lanes=10, style="batches"),),
+        ),
         Scenario(
             "large",
             "bodies of 1 MiB",

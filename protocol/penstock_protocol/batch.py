@@ -74,20 +74,47 @@ class Kind(IntEnum):
     HEADERS = 2  # width 0: flat map
     TIMESTAMP = 3  # width 8: ms since 1970 by the producer, 0 = none
     ABSENT = 4  # width 1: 1 = the value is null (a tombstone), its body is empty; 0 = it is there
-    DELAY = 5
-    TTL = 6
-    PRIORITY = 7
-    MESSAGE_GROUP = 8
-    DEDUP_ID = 9
-    REPLY_TO = 10
-    CORRELATION_ID = 11
-    CONTENT_TYPE = 12
-    JOB_KEY = 13
+    DELAY = 5  # width 8: not delivered before that many ms after the append; 0 = none
+    TTL = 6  # width 8: expires that many ms after the append; 0 = never
+    PRIORITY = 7  # width 1: 0 … 9, 9 first
+    MESSAGE_GROUP = 8  # width 0: str
+    DEDUP_ID = 9  # width 0: str
+    REPLY_TO = 10  # width 0: str, a queue
+    CORRELATION_ID = 11  # width 0: str
+    CONTENT_TYPE = 12  # width 0: str
+    JOB_KEY = 13  # width 0: str
     DELTA = 14  # width 4: offset less that of the first message; in sparse batches alone
+    AT = 15  # width 8: not delivered before that time, ms since 1970; 0 = none
+    ON_CONFLICT = 16  # width 1: see `OnConflict`
+    HISTORY = 17  # width 0: map, what became of it so far; the broker's
+    CHECKPOINT = 18  # width 0: bin, how far the last try got; the broker's
 
 
-WIDTH_OF = {Kind.KEY: 0, Kind.HEADERS: 0, Kind.TIMESTAMP: 8, Kind.ABSENT: 1, Kind.DELTA: 4}
-"""Columns in use so far, with their width. A batch with any other is refused until its feature exists."""
+class OnConflict(IntEnum):
+    """What becomes of a message whose job key is taken by one that is not done."""
+
+    REJECT = 0  # refused: Conflict
+    KEEP = 1  # the older one stays, and its offset is answered as a duplicate
+    REPLACE = 2  # the older one goes, unless it is in flight: then this one runs after it
+    RUN_AFTER = 3  # delivered when those before it are done
+
+
+WIDTH_OF = {
+    **{Kind.KEY: 0, Kind.HEADERS: 0, Kind.TIMESTAMP: 8, Kind.ABSENT: 1},
+    **{Kind.DELAY: 8, Kind.TTL: 8, Kind.PRIORITY: 1, Kind.MESSAGE_GROUP: 0, Kind.DEDUP_ID: 0},
+    **{Kind.REPLY_TO: 0, Kind.CORRELATION_ID: 0, Kind.CONTENT_TYPE: 0, Kind.JOB_KEY: 0},
+    **{Kind.DELTA: 4, Kind.AT: 8, Kind.ON_CONFLICT: 1, Kind.HISTORY: 0, Kind.CHECKPOINT: 0},
+}
+"""Bytes of a value of each column; 0: cells of any length."""
+TRAITS = frozenset(
+    {
+        *(Kind.DELAY, Kind.TTL, Kind.PRIORITY, Kind.MESSAGE_GROUP),
+        *(Kind.DEDUP_ID, Kind.JOB_KEY, Kind.AT, Kind.ON_CONFLICT),
+    }
+)
+"""Columns that decide how a queue treats a message. A topic takes none of them."""
+BROKERS = frozenset({Kind.HISTORY, Kind.CHECKPOINT})
+"""Columns that the broker adds to a copy of its own; nobody publishes them."""
 
 
 class Column(NamedTuple):
@@ -124,7 +151,7 @@ class BatchView:
     """
 
     __slots__ = (
-        *("bodies_at", "column_table", "count", "crc", "length"),
+        *("_ends", "bodies_at", "column_table", "count", "crc", "length"),
         *("producer_id", "sequence", "sparse", "view"),
     )
 
@@ -158,8 +185,10 @@ class BatchView:
         self.bodies_at: int = HEADER_BYTES + columns * COLUMN_BYTES + 4 * count
         for column in self.column_table[-1:]:
             self.bodies_at = column.at + column.length
+        self._ends: dict[int, list[int]] = {}
+        """By where the arrays of cumulative ends lie: decoded once, however many cuts are made."""
         self.sparse: bool = flags == SPARSE
-        if self.sparse or (self.column_table and self.column_table[-1].kind == Kind.DELTA):
+        if self.sparse or (self.column_table and self.column(Kind.DELTA)):
             self._check_deltas()
 
     def _columns(self, columns: int) -> tuple[Column, ...]:
@@ -197,8 +226,15 @@ class BatchView:
         return HEADER_BYTES + len(self.column_table) * COLUMN_BYTES
 
     def ends(self) -> list[int]:
-        """Cumulative ends of the bodies, relative to `bodies_at`."""
-        return from_u32(self.view[self.ends_at : self.ends_at + 4 * self.count])
+        """Cumulative ends of the bodies, relative to `bodies_at`. Not to be changed."""
+        return self.ends_in(self.ends_at)
+
+    def ends_in(self, at: int) -> list[int]:
+        """The array of cumulative ends at byte `at`: of the bodies, or of a column's cells."""
+        ends = self._ends.get(at)
+        if ends is None:
+            ends = self._ends[at] = from_u32(self.view[at : at + 4 * self.count])
+        return ends
 
     def check(self, message_bytes_max: int) -> None:
         """What a broker demands of a batch before it lets it in: size limits, order of all ends, and that
@@ -207,6 +243,8 @@ class BatchView:
             raise Invalid("a batch has a sequence without a producer id")
         if self.sparse:
             raise Invalid("a sparse batch cannot be published")
+        if any(column.kind in BROKERS for column in self.column_table):
+            raise Invalid("a batch has a column that only a broker adds")
         if self.count == 1:
             if self.length - self.bodies_at > message_bytes_max:
                 raise TooLarge(
@@ -221,10 +259,7 @@ class BatchView:
         self._check_ends(self.ends(), self.length - self.bodies_at)
         for column in self.column_table:
             if not column.width:
-                at = column.at
-                self._check_ends(
-                    from_u32(self.view[at : at + 4 * self.count]), column.length - 4 * self.count
-                )
+                self._check_ends(self.ends_in(column.at), column.length - 4 * self.count)
             elif column.kind == Kind.ABSENT:
                 self._check_absent(self.view[column.at : column.at + self.count])
 
@@ -253,7 +288,7 @@ class BatchView:
         column = self.column(kind)
         if column is None:
             return None
-        ends = from_u32(self.view[column.at : column.at + 4 * self.count])
+        ends = self.ends_in(column.at)
         data = self.view[column.at + 4 * self.count : column.at + column.length]
         starts = [0, *ends[:-1]]
         return [data[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -373,27 +408,48 @@ def _picked(batch: BatchView, runs: Sequence[tuple[int, int]]) -> bytes:
     """Messages first … end of each run, without a decode."""
     view, total = batch.view, batch.count
     count = sum(end - first for first, end in runs)
-    table: list[bytes] = []
-    data: list[Buffer] = []
+    columns: dict[int, list[Buffer]] = {}
     for column in batch.column_table:
         at, width = column.at, column.width
-        if column.kind == Kind.DELTA:
-            continue
         if width:
-            encoded: list[Buffer] = [view[at + first * width : at + end * width] for first, end in runs]
+            columns[column.kind] = [view[at + first * width : at + end * width] for first, end in runs]
         else:
             cells = view[at + 4 * total : at + column.length]
-            encoded = _gathered(from_u32(view[at : at + 4 * total]), cells, runs)
-        table.append(COLUMN.pack(column.kind, width, 0, sum(map(len, encoded))))
-        data += encoded
+            columns[column.kind] = _gathered(batch.ends_in(at), cells, runs)
     deltas = batch.deltas
     before = deltas[runs[0][0]]
+    columns.pop(Kind.DELTA, None)
     sparse = deltas[runs[-1][1] - 1] - before >= count
     if sparse:
-        kept = to_u32([delta - before for first, end in runs for delta in deltas[first:end]])
-        table.append(COLUMN.pack(Kind.DELTA, WIDTH_OF[Kind.DELTA], 0, len(kept)))
-        data.append(kept)
+        columns[Kind.DELTA] = [to_u32([each - before for first, end in runs for each in deltas[first:end]])]
     ends, *bodies = _gathered(batch.ends(), batch.bodies(), runs)
+    return _joined(batch, count, columns, ends, bodies, sparse=sparse)
+
+
+def with_cells(batch: BatchView, kind: Kind, cells: Sequence[bytes]) -> bytes:
+    """The same messages with a column of one msgpack value each (empty: absent), in the place of that column
+    if they have it. For the broker's own copies: who sent a batch reads his own bytes again."""
+    columns: dict[int, list[Buffer]] = {
+        column.kind: [batch.view[column.at : column.at + column.length]] for column in batch.column_table
+    }
+    columns[kind] = [to_u32(list(accumulate(map(len, cells)))), *cells]
+    ends = batch.view[batch.ends_at : batch.ends_at + 4 * batch.count]
+    return _joined(batch, batch.count, columns, ends, [batch.bodies()], sparse=batch.sparse)
+
+
+def _joined(
+    batch: BatchView,
+    count: int,
+    columns: dict[int, list[Buffer]],
+    ends: Buffer,
+    bodies: Sequence[Buffer],
+    *,
+    sparse: bool,
+) -> bytes:
+    """A batch of the same producer from its parts."""
+    kinds = sorted(columns)
+    table = [COLUMN.pack(kind, WIDTH_OF[Kind(kind)], 0, sum(map(len, columns[kind]))) for kind in kinds]
+    data = [piece for kind in kinds for piece in columns[kind]]
     tail = b"".join([*table, ends, *data, *bodies])
     return sealed(count, len(table), batch.producer_id, batch.sequence, tail, sparse=sparse)
 

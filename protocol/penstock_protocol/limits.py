@@ -24,7 +24,7 @@ BATCH_BYTES_MAX = 1 * MIB
 """A batch of more than one message. A batch of one may be as large as one message may be."""
 BATCH_OVERHEAD_BYTES_MAX = 64 * KIB
 """What header, key and headers may add to the body in a batch of one message."""
-BATCH_COLUMNS_MAX = 16
+BATCH_COLUMNS_MAX = 24
 MESSAGE_BYTES_MAX_DEFAULT = 1 * MIB
 MESSAGE_BYTES_MAX = 6 * MIB
 
@@ -38,6 +38,10 @@ HEADER_KEYS_MAX = 64
 HEADER_KEY_BYTES_MAX = 255
 HEADERS_BYTES_MAX = 32 * KIB
 KEY_BYTES_MAX = 16 * KIB
+LABEL_BYTES_MAX = 255
+"""A message group, dedup id, job key, correlation id, content type, or the name of a reply queue."""
+PRIORITY_MAX = 9
+CHECKPOINT_BYTES_MAX = 64 * KIB
 
 # Delivery
 RECEIVE_MESSAGES_MAX = 10_000
@@ -47,8 +51,14 @@ PREFETCH_MESSAGES_MAX = 1_000
 SLICES_MAX = 10_000
 RANGES_MAX = 10_000
 """Ranges in one ACK, NACK or EXTEND frame."""
+FIND_MESSAGES_MAX = 50
+"""What one FIND answers with."""
 SUBSCRIPTIONS_MAX = 1_000
 """Push consumers of one session."""
+SCHEDULES_MAX = 10_000
+SCHEDULE_BYTES_MAX = 32 * KIB
+SCHEDULE_RUNS_MAX = 100
+"""Next runs that one listing shows of each schedule."""
 LISTING_MAX = 1_000
 """Entries in one page of a listing."""
 PARTITIONS_MAX = 10_000

@@ -23,15 +23,22 @@ A delivery's payload is its slices, then one batch (or cut of one) per slice, in
     16      4     partition
     20      4     messages
 
+    offset  size  field (exception, 16 bytes: CONFIRM of a batch in which not all are new)
+    0       4     number         of the message in its batch
+    4       4     status         1 duplicate: the message at `offset` stands for it
+                                 2 conflict: its job key is taken by the message at `offset`; refused
+    8       8     offset
+
 Little-endian. The stamps are the broker's, the batch is the sender's; the slice's checksum ties both
 together without touching the batch.
 """
 
 from collections.abc import Iterable
+from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
-from penstock_protocol.checksum import crc32
+from penstock_protocol.checksum import Buffer, crc32
 from penstock_protocol.errors import Corrupt, Invalid
 from penstock_protocol.limits import RANGES_MAX
 
@@ -56,8 +63,13 @@ assert SLICE_BYTES == 80
 RANGE = Struct("<QQII")  # token, first, partition, messages
 RANGE_BYTES = 24
 assert RANGE.size == RANGE_BYTES
+EXCEPTION = Struct("<IIQ")  # number, status, offset
+EXCEPTION_BYTES = 16
+assert EXCEPTION.size == EXCEPTION_BYTES
 
 REDELIVERED = 1
+REPLAYED = 2
+"""Flags of a slice. Replayed: it was settled before, and somebody asked for it again."""
 BATCH_CRC_AT = 4
 """Where a batch keeps its own checksum."""
 
@@ -77,6 +89,21 @@ class Slice(NamedTuple):
     delivery: int
     flags: int
     batch_length: int
+
+
+class Status(IntEnum):
+    """Why a message of a confirmed batch is not a new one."""
+
+    DUPLICATE = 1
+    CONFLICT = 2
+
+
+class Exceptional(NamedTuple):
+    """A message of a confirmed batch that is not a new one."""
+
+    number: int
+    status: int
+    offset: int
 
 
 class Range(NamedTuple):
@@ -129,3 +156,15 @@ def decode_ranges(payload: memoryview) -> list[Range]:
     if not all(item.messages for item in out):
         raise Invalid("a range of a settle is empty")
     return out
+
+
+def encode_exceptions(exceptions: Iterable[Exceptional]) -> bytes:
+    """Exceptions as the payload of CONFIRM."""
+    return b"".join([EXCEPTION.pack(*each) for each in exceptions])
+
+
+def decode_exceptions(payload: Buffer) -> list[Exceptional]:
+    """The inverse of `encode_exceptions`. Raises `Invalid` for a malformed list."""
+    if len(payload) % EXCEPTION_BYTES:
+        raise Invalid(f"exceptions of a confirm are {EXCEPTION_BYTES} bytes each")
+    return [Exceptional._make(fields) for fields in EXCEPTION.iter_unpack(payload)]

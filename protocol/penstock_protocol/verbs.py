@@ -8,6 +8,7 @@ version that brought it, the handler's name in the broker. Codes are grouped by 
 from typing import Any, NamedTuple
 
 from penstock_protocol.messages import queues as q
+from penstock_protocol.messages import schedules as c
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
 
@@ -41,6 +42,8 @@ VERBS = (
     Verb(22, "CREDIT", q.Credit, None, "queue:receive", 1, "queues.credit"),
     Verb(23, "STOP", q.Stop, s.Done, "queue:receive", 1, "queues.stop"),
     Verb(24, "DELIVER", q.Deliver, None, "none", 1, "", pushed=True),
+    Verb(25, "CHECKPOINT", q.Checkpoint, q.Settled, "queue:receive", 1, "messages.checkpoint"),
+    Verb(26, "REPLY", q.Reply, q.Settled, "queue:receive", 1, "messages.reply"),
     Verb(32, "PRODUCE", t.Produce, q.Confirm, "topic:produce", 1, "topics.produce"),
     Verb(33, "FETCH", t.Fetch, t.Fetched, "topic:fetch", 1, "topics.fetch"),
     Verb(34, "COMMIT", t.Commit, s.Done, "group:commit", 1, "groups.commit"),
@@ -53,6 +56,15 @@ VERBS = (
     Verb(68, "DESCRIBE_QUEUE", q.DescribeQueue, s.Document, "queue:describe", 1, "admin.describe_queue"),
     Verb(69, "PURGE", q.Purge, s.Document, "queue:purge", 1, "queues.purge"),
     Verb(70, "PEEK", q.Peek, q.Delivery, "queue:peek", 1, "queues.peek"),
+    Verb(71, "RESUME", q.Resume, s.Document, "queue:alter", 1, "messages.resume"),
+    Verb(72, "RESCHEDULE", q.Reschedule, s.Document, "queue:purge", 1, "messages.reschedule"),
+    Verb(73, "TRANSFER", q.Transfer, s.Document, "queue:purge", 1, "transfers.transfer"),
+    Verb(74, "FIND", q.Find, q.Found, "queue:peek", 1, "transfers.find"),
+    Verb(75, "EXPLAIN", q.Explain, s.Document, "queue:peek", 1, "messages.explain"),
+    Verb(76, "CREATE_SCHEDULE", c.CreateSchedule, s.Document, "queue:alter", 1, "schedules.create_schedule"),
+    Verb(77, "ALTER_SCHEDULE", c.AlterSchedule, s.Document, "queue:alter", 1, "schedules.alter_schedule"),
+    Verb(78, "DELETE_SCHEDULE", c.DeleteSchedule, s.Done, "queue:alter", 1, "schedules.delete_schedule"),
+    Verb(79, "LIST_SCHEDULES", c.ListSchedules, s.Document, "queue:describe", 1, "schedules.list_schedules"),
     Verb(80, "CREATE_TOPIC", t.CreateTopic, s.Document, "topic:create", 1, "admin.create_topic"),
     Verb(81, "ALTER_TOPIC", t.AlterTopic, s.Document, "topic:alter", 1, "admin.alter_topic"),
     Verb(82, "DELETE_TOPIC", t.DeleteTopic, s.Done, "topic:delete", 1, "admin.delete_topic"),

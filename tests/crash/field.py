@@ -1,6 +1,7 @@
 """What all who take part in one era share: names, the ledger, where the broker is, when to stop.
 
-An era has a queue, its dead-letter queue and a topic of its own, and a history that is judged by itself.
+An era has a queue, its dead-letter queue, both once more for messages that are more than plain, and a topic
+of its own, and a history that is judged by itself.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ class Field:
     def __init__(self, address: tuple[str, int], era: int, random: Random) -> None:
         self.address = address
         self.jobs, self.dead, self.topic = f"jobs-{era}", f"jobs-{era}.dead", f"events-{era}"
+        self.special, self.special_dead = f"jobs-{era}.special", f"jobs-{era}.special.dead"
         self.random = random
         self.ledger = Ledger()
         self.recorder = self.ledger.recorder

@@ -94,7 +94,8 @@ class Ledger:
             self.succeeded.add(asked["process"])
             self._delivered(asked, answer)
             messages = asked.get("values") or asked.get("messages") or ()
-            self.done[asked["f"]] += len(messages) - len(answer.get("stale", ()))
+            without = len(answer.get("stale", ())) + len(answer.get("exceptions", ()))
+            self.done[asked["f"]] += len(messages) - without
 
     def _delivered(self, asked: Record, answer: Record) -> None:
         if asked["f"] in ("receive", "deliver"):

@@ -21,14 +21,15 @@ from random import Random
 from typing import NamedTuple
 
 import penstock
-from tests.crash import consumers, field, producers, readers
+from tests.crash import consumers, features, field, producers, readers
 from tests.crash.field import PARTITIONS, Field
 from tests.crash.ledger import asked
 from tests.crash.lives import Lives
 from tests.sim.checker import Anomaly, check
 from tests.sim.history import Record, line_of
 
-PRODUCERS, CONSUMERS, GROUPS = ("p0", "p1", "p2", "p3"), ("c0", "c1", "c2", "c3"), ("stream", "batch")
+PRODUCERS, CONSUMERS = ("p0", "p1", "p2", "p3", "p4"), ("c0", "c1", "c2", "c3", "c4")
+GROUPS = ("stream", "batch")
 EVERYBODY = {*PRODUCERS, *CONSUMERS, *GROUPS}
 """Each of them must get somewhere in every cycle."""
 CYCLE_SECONDS, DRAIN_SECONDS, LOOK_SECONDS = 60.0, 120.0, 0.2
@@ -90,13 +91,20 @@ class Era:
             lease=field.LEASE_SECONDS,
             backoff=field.BACKOFF_SECONDS,
         )
+        await features.create(client, self.field, self._recorder)
 
     def _sending(self) -> list[Coroutine[None, None, None]]:
-        works = (producers.one_by_one, producers.in_batches, producers.raw, producers.raw)
+        works = (
+            *(producers.one_by_one, producers.in_batches, producers.raw, producers.raw),
+            features.publish,
+        )
         return [work(self.field, name) for name, work in zip(PRODUCERS, works, strict=True)]
 
     def _taking(self) -> list[Coroutine[None, None, None]]:
-        works = (consumers.receive, consumers.receive_raw, consumers.take_pushed, consumers.take_pushed)
+        works = (
+            *(consumers.receive, consumers.receive_raw, consumers.take_pushed, consumers.take_pushed),
+            features.receive,
+        )
         streaming, batching = self._readers
         takers = [work(self.field, name) for name, work in zip(CONSUMERS, works, strict=True)]
         return [*takers, streaming.consume(), batching.fetch()]
@@ -171,7 +179,7 @@ class Era:
         await readers.audit(self.field, client, await self._ends(client))
         for partition in range(PARTITIONS):
             self._recorder.note("drained", log=self.field.log(partition))
-        for queue in (self.field.jobs, self.field.dead):
+        for queue in (self.field.jobs, self.field.dead, self.field.special, self.field.special_dead):
             self._recorder.note("drained", queue=queue)
             with asked(self._recorder, "stats", queue=queue) as answer:
                 stats = await client.queue(queue).stats()
@@ -184,6 +192,8 @@ class Era:
     async def _tidy_up(self, client: penstock.Client) -> None:
         await client.delete_queue(self.field.jobs)
         await client.delete_queue(self.field.dead)
+        await client.delete_queue(self.field.special)
+        await client.delete_queue(self.field.special_dead)
         await client.delete_topic(self.field.topic)
 
 

@@ -19,6 +19,7 @@ from penstock_protocol.messages.queues import Deliver
 from penstock_protocol.slices import Slice, encode_slice
 
 LOG = UUID("01234567-89ab-cdef-0123-456789abcdef")
+NOW_MS = 1_700_000_000_000
 
 
 class Asked:
@@ -90,6 +91,9 @@ class FakeWire:
 
     def emit(self, event: Any) -> None:
         self.events.append(event)
+
+    def now_ms(self) -> int:
+        return NOW_MS
 
     def next_subscription(self) -> int:
         return len(self.subscriptions) + 1

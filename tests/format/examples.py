@@ -4,15 +4,25 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from penstock_protocol.batch import BatchBuilder, BatchView, Kind, picked
+from penstock_protocol.batch import BatchBuilder, BatchView, Kind, OnConflict, picked, with_cells
 from penstock_protocol.checksum import Buffer
-from penstock_protocol.errors import Error, OffsetOutOfRange, QueueFull
+from penstock_protocol.errors import Conflict, Error, OffsetOutOfRange, QueueFull
 from penstock_protocol.link import Link, Role
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
 from penstock_protocol.messages.schema import pack_document
-from penstock_protocol.slices import REDELIVERED, Range, Slice, encode_ranges, encode_slice
+from penstock_protocol.slices import (
+    REDELIVERED,
+    REPLAYED,
+    Exceptional,
+    Range,
+    Slice,
+    Status,
+    encode_exceptions,
+    encode_ranges,
+    encode_slice,
+)
 from penstock_protocol.verbs import BY_REQUEST, VERBS, Verb
 
 BY_NAME = {verb.name: verb for verb in VERBS}
@@ -36,12 +46,38 @@ def _rich() -> bytes:
     return builder.encode()
 
 
-PLAIN_BATCH, RICH_BATCH = _plain(), _rich()
+def _with_options() -> bytes:
+    builder = BatchBuilder()
+    builder.add(b"one", [(Kind.DELAY, 1_000), (Kind.TTL, 60_000), (Kind.PRIORITY, 9)])
+    builder.add(b"two", [(Kind.MESSAGE_GROUP, msgpack.packb("g")), (Kind.DEDUP_ID, msgpack.packb("d"))])
+    builder.add(b"three", [(Kind.MESSAGE_GROUP, msgpack.packb("g")), (Kind.DEDUP_ID, msgpack.packb("d"))])
+    named = (Kind.REPLY_TO, "answers"), (Kind.CORRELATION_ID, "c-1"), (Kind.CONTENT_TYPE, "text/plain")
+    builder.add(b"four", [(kind, msgpack.packb(text)) for kind, text in named])
+    builder.add(
+        b"five", [(Kind.JOB_KEY, msgpack.packb("j")), (Kind.AT, TIME), (Kind.ON_CONFLICT, OnConflict.REPLACE)]
+    )
+    return builder.encode()
+
+
+def _tried() -> bytes:
+    builder = BatchBuilder()
+    builder.add(b"one", [(Kind.HEADERS, msgpack.packb({"a": 1}))])
+    attempts = [["example", TIME + 1_000, TIME + 2_000, "nacked", "no address"]]
+    history = {
+        "queue": "emails", "offset": 40, "first_at": TIME, "last_at": 0, "reason": None, "attempts": attempts
+    }  # fmt: skip
+    data = with_cells(BatchView(builder.encode()), Kind.HISTORY, [msgpack.packb(history)])
+    return with_cells(BatchView(data), Kind.CHECKPOINT, [msgpack.packb(b"page 3")])
+
+
+PLAIN_BATCH, RICH_BATCH, OPTIONS_BATCH, TRIED_BATCH = _plain(), _rich(), _with_options(), _tried()
 SPARSE_BATCH = bytes(picked(BatchView(RICH_BATCH), [0, 2]))
 BATCHES = {
     "plain, of producer 7, sequence 3": PLAIN_BATCH,
     "with every column in use": RICH_BATCH,
     "sparse, without its second message": SPARSE_BATCH,
+    "with every message option": OPTIONS_BATCH,
+    "of a message that failed once, with history and checkpoint": TRIED_BATCH,
 }
 SLICE = Slice(
     token=2**62 + 1,
@@ -58,19 +94,32 @@ SLICE = Slice(
     batch_length=len(PLAIN_BATCH),
 )
 RANGES = [Range(2**62 + 1, 100, 0, 3), Range(5, 7, 2, 1)]
-DELIVERY = encode_slice(SLICE, int.from_bytes(PLAIN_BATCH[4:8], "little")) + PLAIN_BATCH
+ONE = encode_ranges([Range(2**62 + 1, 100, 0, 1)])
+EXCEPTIONS = [Exceptional(2, Status.DUPLICATE, 104), Exceptional(4, Status.CONFLICT, 90)]
+
+
+def _delivered(stamps: Slice, batch: bytes) -> bytes:
+    return encode_slice(stamps, int.from_bytes(batch[4:8], "little")) + batch
+
+
+DELIVERY = _delivered(SLICE, PLAIN_BATCH)
+TRIED = SLICE._replace(messages=1, flags=REDELIVERED | REPLAYED, batch_length=len(TRIED_BATCH))
+FOUND = TRIED._replace(token=0, lease=0, flags=0)
 
 
 class Example(NamedTuple):
-    """A message as one side sends it: a request or push, or the reply (or error) to the verb `to`."""
+    """A message as one side sends it: a request or push, or the reply (or error) to the verb `to`. `what`:
+    what is special about it, if there is another one."""
 
     message: Any
     to: str | None = None
+    what: str = ""
 
     @property
     def name(self) -> str:
         said = type(self.message).__name__
-        return f"{said} to {self.to}" if self.to else said
+        name = f"{said} to {self.to}" if self.to else said
+        return f"{name}, {self.what}" if self.what else name
 
     @property
     def is_error(self) -> bool:
@@ -165,4 +214,44 @@ EXAMPLES = [
     Example(s.Document(pack_document(["audit"])), "LIST_GROUPS"),
     Example(t.DescribeGroup("audit")),
     Example(s.Document(pack_document([["clicks", 2, 43, 43, 0, 0.0, None]])), "DESCRIBE_GROUP"),
+    Example(q.Enqueue("emails", OPTIONS_BATCH), what="with message options"),
+    Example(
+        q.Confirm(0, 103, 5, False, "fsync", len(OPTIONS_BATCH), TIME, LOG, encode_exceptions(EXCEPTIONS)),
+        "ENQUEUE",
+        "with exceptions",
+    ),
+    Example(Conflict("the job key is taken", hint="wait", detail={"offset": 90}), "ENQUEUE"),
+    Example(q.Receive("emails", 10, 0, None, True), what="at most once"),
+    Example(q.Delivery(1, _delivered(TRIED, TRIED_BATCH)), "RECEIVE", "of a message that failed"),
+    Example(q.Consume("emails", 2, 10, None, 9, True, b""), what="of a priority, at most once"),
+    Example(q.Checkpoint("emails", 60_000, ONE + b"page 3")),
+    Example(q.Settled(1, b""), "CHECKPOINT"),
+    Example(q.Reply("emails", "answers", ONE + RICH_BATCH)),
+    Example(q.Settled(0, ONE), "REPLY"),
+    Example(q.Resume("emails", "g")),
+    Example(s.Document(pack_document({"resumed": True})), "RESUME"),
+    Example(q.Reschedule("emails", LOG, 40, TIME)),
+    Example(q.Reschedule("emails", LOG, 41, None), what="to purge it"),
+    Example(s.Document(pack_document({"found": True})), "RESCHEDULE"),
+    Example(
+        q.Transfer("emails.dead", None, "ready", 1_000, 0, {"reason": "no address", "since": TIME}, True)
+    ),
+    Example(s.Document(pack_document({"messages": 2, "bytes": 104, "next": None})), "TRANSFER"),
+    Example(q.Find("emails", 10, 0, {"header": "a", "value": 1})),
+    Example(q.Found(1, ("held",), 101, _delivered(FOUND, TRIED_BATCH)), "FIND"),
+    Example(q.Explain("emails", LOG, 40)),
+    Example(
+        s.Document(
+            pack_document(
+                {
+                    "state": "delayed",
+                    "reasons": ["it is delayed and due in 1.0 s"],
+                    "facts": {"offset": 100, "failures": 0, "deliveries": 0, "enqueued_at": TIME},
+                    "attempts": [],
+                    "story": [[TIME, "enqueued", "emails"]],
+                }
+            )
+        ),
+        "EXPLAIN",
+    ),
 ]

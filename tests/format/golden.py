@@ -123,6 +123,13 @@ def _payload(example: Example, payload: bytes) -> Iterator[Line]:
     if getattr(message, "slices", 0):
         yield from _slice(payload)
         yield from _batch(payload[slices.SLICE_BYTES :])
+    elif type(message).__name__ in ("Checkpoint", "Reply"):
+        yield from _ranges(payload[: slices.RANGE_BYTES])
+        rest = payload[slices.RANGE_BYTES :]
+        yield from _batch(rest) if rest in BATCHES.values() else _chunks(rest, "checkpoint")
+    elif type(message).__name__ == "Confirm":
+        for at in range(0, len(payload), slices.EXCEPTION_BYTES):
+            yield from _fields(slices.EXCEPTION, slices.Exceptional._fields, payload[at:])
     elif payload in BATCHES.values():
         yield from _batch(payload)
     elif type(message).__name__ in ("Ack", "Nack", "Extend", "Settled"):

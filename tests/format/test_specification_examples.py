@@ -9,14 +9,35 @@ import pytest
 
 from penstock.murmur2 import murmur2, partition_of
 from penstock_protocol import verbs
-from penstock_protocol.batch import BatchBuilder, BatchView, Kind, picked
+from penstock_protocol.batch import BatchBuilder, BatchView, Kind, OnConflict, picked
 from penstock_protocol.errors import Error, NotFound
 from penstock_protocol.link import Link, Role, State
-from penstock_protocol.messages.queues import Ack, Confirm, Delivery, Enqueue, Nack, Outcome, Receive, Settled
+from penstock_protocol.messages.queues import (
+    Ack,
+    Checkpoint,
+    Confirm,
+    Delivery,
+    Enqueue,
+    Nack,
+    Outcome,
+    Receive,
+    Reply,
+    Settled,
+)
 from penstock_protocol.messages.schema import pack_document
 from penstock_protocol.messages.session import MAGIC, Document, Hello, Ping, Pong, Welcome
 from penstock_protocol.messages.topics import Commit, Fetch, Fetched
-from penstock_protocol.slices import Range, Slice, decode_slices, encode_ranges, encode_slice
+from penstock_protocol.slices import (
+    Exceptional,
+    Range,
+    Slice,
+    Status,
+    decode_exceptions,
+    decode_slices,
+    encode_exceptions,
+    encode_ranges,
+    encode_slice,
+)
 
 SPECIFICATION = Path(__file__).parents[2] / "protocol/penstock_protocol/README.md"
 TEXT = SPECIFICATION.read_text("utf-8")
@@ -51,11 +72,27 @@ def sparse_batch() -> bytes:
     return bytes(picked(BatchView(builder.encode()), [0, 2]))
 
 
+def batch_with_options() -> bytes:
+    builder = BatchBuilder()
+    key = (Kind.JOB_KEY, msgpack.packb("report"))
+    builder.add(b"run", [(Kind.PRIORITY, 9), key])
+    builder.add(b"run", [(Kind.DELAY, 60_000), key, (Kind.ON_CONFLICT, OnConflict.KEEP)])
+    return builder.encode()
+
+
+def answer() -> bytes:
+    builder = BatchBuilder()
+    builder.add(b"done", [(Kind.CORRELATION_ID, msgpack.packb("c-1"))])
+    return builder.encode()
+
+
 STAMPS = Slice(TOKEN, 0, 0, TIME, LOG, 30_000, 0, 2, 1, 1, 0, len(plain_batch()))
 DELIVERED = encode_slice(STAMPS, BatchView(plain_batch()).crc) + plain_batch()
 RECORD_STAMPS = Slice(0, 0, 0, TIME, LOG, 0, 0, 2, 1, 0, 0, len(batch_with_columns()))
 FETCHED = encode_slice(RECORD_STAMPS, BatchView(batch_with_columns()).crc) + batch_with_columns()
 FIRST = encode_ranges([Range(TOKEN, 0, 0, 1)])
+THIRD = encode_ranges([Range(TOKEN + 1, 2, 0, 1)])
+SECOND_KEPT = [Exceptional(1, Status.DUPLICATE, 2)]
 NODE = bytes.fromhex("0c9d8e7f1a2b4c3d8e5f60718293a4b5")
 LIMITS = {
     "frame_bytes": 8_388_608,
@@ -76,6 +113,9 @@ REQUESTS: dict[str, tuple[int, Any]] = {
     "nack": (6, Nack("emails", Outcome.RETRY, None, "timeout", FIRST)),
     "fetch": (7, Fetch("orders", 0, 0, 100, 65_536, 1_000)),
     "commit": (8, Commit("billing", "orders", ((0, 2, ""),))),
+    "enqueue-options": (10, Enqueue("emails", batch_with_options())),
+    "checkpoint": (11, Checkpoint("emails", 30_000, THIRD + b"page 3")),
+    "reply": (12, Reply("emails", "answers", THIRD + answer())),
 }
 """Example → correlation and message."""
 
@@ -84,6 +124,13 @@ REPLIES: dict[str, tuple[str, int, Any]] = {
     "pong": ("PING", 1, Pong(TIME)),
     "refused": ("RECEIVE", 5, NotFound("no queue 'mails'", hint="create it: penstock queue create mails")),
     "confirm": ("ENQUEUE", 2, Confirm(0, 0, 2, False, "fsync", len(plain_batch()), TIME, LOG)),
+    "confirm-exceptions": (
+        "ENQUEUE",
+        10,
+        Confirm(
+            0, 2, 2, False, "fsync", len(batch_with_options()), TIME, LOG, encode_exceptions(SECOND_KEPT)
+        ),
+    ),
     "delivery": ("RECEIVE", 3, Delivery(1, DELIVERED)),
     "settled": ("ACK", 4, Settled(2, b"")),
     "settled-stale": ("NACK", 6, Settled(0, FIRST)),
@@ -96,6 +143,7 @@ BATCHES = {
     "batch-plain": plain_batch(),
     "batch-columns": batch_with_columns(),
     "batch-sparse": sparse_batch(),
+    "batch-options": batch_with_options(),
 }
 VERBS = {verb.name: verb for verb in verbs.VERBS}
 
@@ -164,6 +212,18 @@ def test_columns_of_the_example_say_what_the_text_says() -> None:
     assert (msgpack.unpackb(headers), len(nothing)) == ({"v": 1}, 0)
     assert view.integers(Kind.ABSENT) == [0, 1]
     assert bytes(view.bodies()) == b"\1\2"
+
+
+def test_options_of_the_example_say_what_the_text_says() -> None:
+    view = BatchView(EXAMPLES["batch-options"])
+    assert (view.integers(Kind.DELAY), view.integers(Kind.PRIORITY)) == ([0, 60_000], [9, 0])
+    assert [msgpack.unpackb(cell) for cell in view.cells(Kind.JOB_KEY) or []] == ["report", "report"]
+    assert view.integers(Kind.ON_CONFLICT) == [OnConflict.REJECT, OnConflict.KEEP]
+
+
+def test_exception_of_the_example_says_what_the_text_says() -> None:
+    (received,) = opened(Role.CLIENT).receive(EXAMPLES["confirm-exceptions"])
+    assert decode_exceptions(received.message.payload) == SECOND_KEPT
 
 
 @pytest.mark.parametrize(

@@ -1,27 +1,32 @@
 """The bytes of the wire are those of `wire.txt`, in both directions."""
 
+import msgpack
 import pytest
 from tests.format.examples import (
     BATCHES,
     CORRELATION,
     DELIVERY,
     EXAMPLES,
+    EXCEPTIONS,
+    OPTIONS_BATCH,
     PLAIN_BATCH,
     RANGES,
     RICH_BATCH,
     SLICE,
+    TIME,
+    TRIED_BATCH,
     Example,
     buffers,
 )
 from tests.format.golden import WIRE, pieces, read
 
-from penstock_protocol.batch import HEADER_BYTES, BatchView, Kind, renumbered, sealed
-from penstock_protocol.errors import Error
+from penstock_protocol.batch import BROKERS, HEADER_BYTES, BatchView, Kind, OnConflict, renumbered, sealed
+from penstock_protocol.errors import Error, Invalid
 from penstock_protocol.frame import HEADER, FrameDecoder
 from penstock_protocol.limits import FRAME_BYTES_MAX
 from penstock_protocol.link import Link, Received, Role, State
 from penstock_protocol.messages.session import Hello, Welcome
-from penstock_protocol.slices import decode_ranges, decode_slices
+from penstock_protocol.slices import EXCEPTION_BYTES, decode_exceptions, decode_ranges, decode_slices
 from penstock_protocol.verbs import VERBS
 
 GOLDEN = read(WIRE)
@@ -82,7 +87,7 @@ def test_golden_frame_header_decodes() -> None:
 @pytest.mark.parametrize("title", BATCHES)
 def test_golden_batch_decodes(title: str) -> None:
     view = BatchView(GOLDEN[f"batch {title}"])
-    if not view.sparse:
+    if not view.sparse and not any(column.kind in BROKERS for column in view.column_table):
         view.check(100)
     assert view.view == BATCHES[title]
 
@@ -106,6 +111,42 @@ def test_golden_rich_batch_says_what_it_holds() -> None:
     assert view.integers(Kind.TIMESTAMP) == [0, 1_700_000_000_000, 0]
     assert view.integers(Kind.ABSENT) == [0, 0, 1]
     assert sealed(3, 4, 0, 0, bytes(view.view[HEADER_BYTES:])) == RICH_BATCH
+
+
+def test_golden_batch_with_options_says_what_it_holds() -> None:
+    view = BatchView(GOLDEN["batch with every message option"])
+    labels = {
+        kind: [cell and msgpack.unpackb(cell) for cell in map(bytes, view.cells(kind) or ())]
+        for kind in (Kind.MESSAGE_GROUP, Kind.DEDUP_ID, Kind.REPLY_TO, Kind.CORRELATION_ID)
+    }
+    assert labels == {
+        Kind.MESSAGE_GROUP: [b"", "g", "g", b"", b""],
+        Kind.DEDUP_ID: [b"", "d", "d", b"", b""],
+        Kind.REPLY_TO: [b"", b"", b"", "answers", b""],
+        Kind.CORRELATION_ID: [b"", b"", b"", "c-1", b""],
+    }
+    assert view.integers(Kind.DELAY) == [1_000, 0, 0, 0, 0]
+    assert view.integers(Kind.TTL) == [60_000, 0, 0, 0, 0]
+    assert view.integers(Kind.PRIORITY) == [9, 0, 0, 0, 0]
+    assert view.integers(Kind.AT) == [0, 0, 0, 0, TIME]
+    assert view.integers(Kind.ON_CONFLICT) == [0, 0, 0, 0, OnConflict.REPLACE]
+    assert sealed(5, 11, 0, 0, bytes(view.view[HEADER_BYTES:])) == OPTIONS_BATCH
+
+
+def test_golden_batch_that_failed_says_so_and_nobody_may_publish_it() -> None:
+    view = BatchView(GOLDEN["batch of a message that failed once, with history and checkpoint"])
+    assert view.view == TRIED_BATCH
+    (history,) = view.cells(Kind.HISTORY) or [memoryview(b"")]
+    (checkpoint,) = view.cells(Kind.CHECKPOINT) or [memoryview(b"")]
+    assert msgpack.unpackb(history)["attempts"][0][3:] == ["nacked", "no address"]
+    assert (msgpack.unpackb(checkpoint), bytes(view.bodies())) == (b"page 3", b"one")
+    with pytest.raises(Invalid, match="only a broker adds"):
+        view.check(100)
+
+
+def test_golden_exceptions_decode() -> None:
+    confirm = GOLDEN["Confirm to ENQUEUE, with exceptions"]
+    assert decode_exceptions(confirm[-2 * EXCEPTION_BYTES :]) == EXCEPTIONS
 
 
 def test_golden_slice_and_its_batch_decode() -> None:

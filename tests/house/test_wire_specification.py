@@ -18,7 +18,7 @@ from penstock_protocol.messages.session import Failure
 SPECIFICATION = Path(__file__).parents[2] / "protocol/penstock_protocol/README.md"
 TEXT = SPECIFICATION.read_text("utf-8")
 WIRE_NAMES = {int: "int", str: "text", bytes: "bytes", bool: "bool", NoneType: "nil"}
-MESSAGES = {
+MESSAGES: dict[str, Any] = {
     **{verb.name: verb.request for verb in verbs.VERBS},
     **{verb.reply.__name__: verb.reply for verb in verbs.VERBS if verb.reply},
     Failure.__name__: Failure,
@@ -60,11 +60,17 @@ def wire_type(annotation: Any) -> str:
     if get_origin(annotation) is UnionType:
         return " or ".join(map(wire_type, get_args(annotation)))
     items, _ = get_args(annotation)
-    return f"array of ({', '.join(map(wire_type, get_args(items)))})"
+    inner = ", ".join(map(wire_type, get_args(items)))
+    return f"array of ({inner})" if inner else f"array of {wire_type(items)}"
 
 
 def number(text: str) -> Decimal:
     return Decimal(text.replace(",", ""))
+
+
+def plain(value: Decimal) -> float:
+    """As a client would send it: an int where it is one."""
+    return int(value) if value == int(value) else float(value)
 
 
 @pytest.mark.parametrize(("marker", "module"), [("verbs", verbs), ("errors", errors)])
@@ -122,6 +128,10 @@ def test_settings_have_the_defaults_of_the_code(heading: str, module: Any) -> No
             assert described[name] == "`<name>.dead`"
         elif default is None or isinstance(default, str):
             assert described[name] == (default or "nil")
+        elif isinstance(default, bool):
+            assert described[name] == str(default).lower()
+        elif default == ():
+            assert described[name] == "empty"
         else:
             assert float(number(described[name])) == default
 
@@ -129,16 +139,16 @@ def test_settings_have_the_defaults_of_the_code(heading: str, module: Any) -> No
 @pytest.mark.parametrize(("heading", "module"), SETTINGS)
 def test_settings_have_the_ranges_of_the_code(heading: str, module: Any) -> None:
     for name, _, _, described in rows(SECTIONS[heading]):
-        bounds = re.match(r"([\d,]+) … ([\d,]+)", described)
+        bounds = re.match(r"([\d,.]+) … ([\d,]+)", described)
         if bounds is None:
             continue
         check, allowed = module.SETTINGS[name]
-        low, high = (number(bound) for bound in bounds.groups())
+        low, high = (plain(number(bound)) for bound in bounds.groups())
         high = limits.INT_MAX if "2^63" in described else high
-        assert check(int(low)), allowed
-        assert check(int(high)), allowed
-        assert not check(int(low) - 1), allowed
-        assert not check(int(high) + 1), allowed
+        assert check(low), allowed
+        assert check(high), allowed
+        assert not check(low - 1), allowed
+        assert not check(high + 1), allowed
         assert check(None) == ("nil" in described)
 
 

@@ -1,14 +1,20 @@
-"""The real broker as a process of its own, on free ports, with its data in a directory of the test."""
+"""The real broker as a process of its own, on free ports, with its data in a directory of the test; and the
+brokers that people come from, to be asked the same. Where one of these is not installed, what asks it is
+skipped, and the run says so."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.process import BrokerProcess
+from tests.integration.sides import Penstock
 
 import penstock
 
 StartBroker = Callable[..., BrokerProcess]
+NOT_ASKED = "not asked"
 
 
 @pytest.fixture
@@ -43,3 +49,86 @@ async def client(broker: BrokerProcess) -> AsyncIterator[penstock.Client]:
     """A client of that broker."""
     async with penstock.connect(broker.url, timeout=20) as client:
         yield client
+
+
+# Others
+
+
+@pytest.fixture
+def q(request: pytest.FixtureRequest) -> str:
+    """A queue name of the test's own, for servers that serve all of them."""
+    name: str = getattr(request.node, "originalname", request.node.name)
+    return name.removeprefix("test_")[:60]
+
+
+def _url(server: Any, folder: Path) -> Iterator[str]:
+    missing = server.missing()
+    if missing:
+        pytest.skip(f"{NOT_ASKED}: {missing}")
+    with chdir(folder), server() as serving:
+        yield serving.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where a RabbitMQ listens."""
+    pytest.importorskip("pika", reason=f"{NOT_ASKED}: pika is not installed: pip install 'penstock[peers]'")
+    from penstock_loadtest.peers.rabbitmq import Server
+
+    yield from _url(Server, tmp_path_factory.mktemp("rabbitmq"))
+
+
+@pytest.fixture(scope="session")
+def sqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where moto's SQS listens."""
+    for module in ("boto3", "moto"):
+        pytest.importorskip(
+            module, reason=f"{NOT_ASKED}: {module} is not installed: pip install boto3 'moto[server]'"
+        )
+    from tests.integration.sqs_side import Moto
+
+    yield from _url(Moto, tmp_path_factory.mktemp("sqs"))
+
+
+async def _penstock(request: pytest.FixtureRequest) -> AsyncIterator[Penstock]:
+    url = request.getfixturevalue("broker").url
+    async with penstock.connect(url, timeout=20) as client:
+        yield Penstock(client, url)
+
+
+@pytest.fixture(params=["penstock", "rabbitmq"])
+async def beside_rabbitmq(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    """Penstock, then RabbitMQ."""
+    if request.param == "penstock":
+        async for side in _penstock(request):
+            yield side
+        return
+    url = request.getfixturevalue("rabbitmq")
+    from tests.integration.rabbitmq_side import RabbitMQ
+
+    rabbitmq = RabbitMQ(url)
+    yield rabbitmq
+    rabbitmq.close()
+
+
+@pytest.fixture(params=["penstock", "sqs"])
+async def beside_sqs(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    """Penstock, then SQS."""
+    if request.param == "penstock":
+        async for side in _penstock(request):
+            yield side
+        return
+    url = request.getfixturevalue("sqs")
+    from tests.integration.sqs_side import Sqs
+
+    yield Sqs(url)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the brokers that were not asked."""
+    reasons = [report.longrepr[2] for report in terminalreporter.getreports("skipped") if report.longrepr]
+    for reason in sorted({reason for reason in reasons if NOT_ASKED in reason}):
+        count = reasons.count(reason)
+        terminalreporter.write_line(
+            f"{count} tests {reason.partition(NOT_ASKED)[1]}{reason.partition(NOT_ASKED)[2]}"
+        )

@@ -163,7 +163,15 @@ def test_json_has_receipts_headers_and_bodies(cli: Cli) -> None:
         "attempt": 1,
         "delivery": 1,
         "redelivered": False,
+        "replayed": False,
+        "priority": 0,
+        "message_group": None,
+        "reply_to": None,
+        "correlation_id": None,
+        "content_type": None,
         "headers": {"trace": "1", "who": "me"},
+        "history": None,
+        "checkpoint": None,
         "body": "grün",
     }
     assert base64.b64decode(raw["body_base64"]) == b"\xff"

@@ -10,7 +10,7 @@ from tests.fakes.memory_files import MemoryFiles
 from penstock_broker.clock import stopwatch
 from penstock_broker.core import Core
 from penstock_broker.outputs import Close, Send
-from penstock_broker.queues.outcomes import History
+from penstock_broker.queues.histories import History
 from penstock_broker.session import Connection
 from penstock_broker.settings import CoreSettings
 from penstock_broker.storage.files import Job, Load, StorageError, Write
@@ -295,7 +295,7 @@ def test_message_that_fails_more_often_than_two_bytes_count_is_returned() -> Non
     create(rig, me, "a", dead_letter=None, max_attempts=None, max_deliveries=None)
     rig.enqueue(me, "a", b"1")
     (found,) = rig.receive(me, "a")
-    rig.core.registry.queues["a"]._history[0] = History(65_535, 65_535)
+    rig.core.registry.queues["a"].histories[0] = History(65_535, 65_535)
     assert rig.ask(me, q.Nack("a", q.Outcome.RETRY, 0, None, memoryview(of(found)))).messages == 1
     (found,) = rig.receive(me, "a")
     assert found.first == 0
@@ -395,9 +395,9 @@ def sizes(rig: Rig) -> int:
     queue = rig.core.registry.queues["a"]
     heaps = (
         queue.leases._heap,
-        queue._waits._heap,
-        queue.states._special,
-        queue._due._heap,
+        queue.handout._ends._heap,
+        queue.states.order,
+        queue.indexes.delays,
         rig.core._alarms._heap,
     )
     return sum(map(len, heaps))

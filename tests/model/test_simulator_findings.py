@@ -4,6 +4,7 @@ import pytest
 from tests.fakes.disk import Disk
 from tests.fakes.memory_files import MemoryFiles
 from tests.model.bench import Bench, batch, got
+from tests.model.traits import batch_of, message
 
 from penstock_broker.queues.states import State
 from penstock_broker.storage.files import Job, Load, Prepare
@@ -307,3 +308,54 @@ def test_short_poll_at_the_moment_when_a_lease_ends_gets_what_is_ready() -> None
     bench.enqueue(c, "jobs", b"ready")
     bench.clock.advance(100)
     assert [body for item in bench.receive(c, "jobs") for body in item.bodies][:1] == [b"ready"]
+
+
+# ---- Queues with features
+
+
+@pytest.mark.parametrize("found", [False, True], ids=["and moved", "and found"])
+def test_messages_may_be_looked_for_before_they_are_written(found: bool) -> None:  # seeds 2 and 6
+    bench = with_queues()
+    c = bench.connect()
+    bench.call(c, q.CreateQueue("others", {}, "check"))
+    bench.ask(c, q.Enqueue("jobs", batch(b"a", b"b")))
+    request = q.Find("jobs", 50, 0, {}) if found else q.Transfer("jobs", "others", "ready", 50, 0, {})
+    reply = bench.call(c, request)
+    if found:
+        assert reply.slices == 2
+    else:
+        assert [item.bodies for item in bench.receive(c, "others")] == [[b"a", b"b"]]
+        assert bench.queue("jobs").messages == 0
+
+
+def test_messages_may_die_for_want_of_room_before_they_are_written() -> None:
+    bench = with_queues(max_messages=1, overflow="dead_letter_oldest")
+    c = bench.connect()
+    bench.ask(c, q.Enqueue("jobs", batch(b"a")))
+    bench.ask(c, q.Enqueue("jobs", batch(b"b")))
+    bench.settle()
+    assert [item.bodies for item in bench.receive(c, "jobs.dead")] == [[b"a"]]
+    assert [item.bodies for item in bench.receive(c, "jobs")] == [[b"b"]]
+
+
+def test_message_with_priority_waits_for_its_own_batch_to_be_durable() -> None:  # seed 5
+    bench = with_queues()
+    c = bench.connect()
+    bench.enqueue(c, "jobs", b"plain")
+    asked = bench.ask(c, q.Receive("jobs", 10, 1_000))
+    bench.ask(c, q.Enqueue("jobs", batch_of(message(b"urgent", priority=9))))
+    bench.turn()
+    assert (c, asked) not in bench.replies
+    bench.settle()
+    assert [item.bodies for item in got(bench.replies[c, asked])] == [[b"urgent"], [b"plain"]]
+
+
+def test_messages_of_a_deleted_queue_do_not_expire() -> None:  # seed 6
+    bench = with_queues()
+    c = bench.connect()
+    bench.call(c, q.Enqueue("jobs", batch_of(message(b"a", ttl=100))))
+    bench.clock.advance(200)
+    bench.ask(c, q.Enqueue("jobs", batch(b"b")))  # somebody looks at the queue in this turn
+    bench.ask(c, q.DeleteQueue("jobs"))
+    bench.settle()
+    assert "jobs" not in bench.core.registry.queues

@@ -1,5 +1,5 @@
 """The bank: every mutant there is."""
 
-from tests.mutants import of_durability, of_messages, of_segments
+from tests.mutants import of_durability, of_messages, of_options, of_segments
 
-BANK = (*of_durability.MUTANTS, *of_segments.MUTANTS, *of_messages.MUTANTS)
+BANK = (*of_durability.MUTANTS, *of_segments.MUTANTS, *of_messages.MUTANTS, *of_options.MUTANTS)

@@ -2,12 +2,13 @@
 
 from tests.mutants.mutant import BROKER, PROTOCOL, Mutant
 
-CORE, ANSWERS, CLOCK = (f"{BROKER}/{name}.py" for name in ("core", "answers", "clock"))
+CORE, CLOCK, PUBLISHING = (f"{BROKER}/{name}.py" for name in ("core", "clock", "publishing"))
 DELIVERIES, BURIAL, PRESENCE = (f"{BROKER}/{name}.py" for name in ("deliveries", "burial", "presence"))
 PRODUCERS, REGISTRY = f"{BROKER}/producers.py", f"{BROKER}/registry.py"
 QUEUES, TOPICS, GROUPS = (f"{BROKER}/handlers/{name}.py" for name in ("queues", "topics", "groups"))
 ADMIN, CONNECTION = f"{BROKER}/handlers/admin.py", f"{BROKER}/server/connection.py"
 QUEUE, LEASES, STATES = (f"{BROKER}/queues/{name}.py" for name in ("queue", "leases", "states"))
+HANDOUT, JUDGING, LOOKING = (f"{BROKER}/queues/{name}.py" for name in ("handout", "judging", "looking"))
 
 SAID = "tests/model/test_answers.py::test_what_depends_on_a_change_is_said_when_the_change_is_durable"
 ANSWER = "tests/model/test_answers.py::test_"
@@ -26,9 +27,9 @@ MUTANTS = (
     # ---- What is said
     Mutant(
         "duplicate answered before its original is durable",
-        CORE,
-        "                self.answer(call, again, target.changed_at, within)\n",
-        "                self.answer(call, again, 0, within)\n",
+        PUBLISHING,
+        "                core.answer(call, again, target.changed_at, within)\n",
+        "                core.answer(call, again, 0, within)\n",
         SAID + "[a duplicate]",
     ),
     Mutant(
@@ -83,8 +84,8 @@ MUTANTS = (
     Mutant(
         "nack answered before its dead letter is durable",
         QUEUES,
-        "        core.deliveries.failed(queue, runs, request.delay, call.now, done)\n",
-        "        core.deliveries.failed(queue, runs, request.delay, call.now)\n        done()\n",
+        "        core.deliveries.failed(queue, runs, request.delay, call.now, tries, done)\n",
+        "        core.deliveries.failed(queue, runs, request.delay, call.now, tries)\n        done()\n",
         FOUND + "nack_that_makes_a_dead_letter_is_answered_when_the_dead_letter_is_durable",
     ),
     # ---- What a start knows
@@ -112,8 +113,9 @@ MUTANTS = (
     Mutant(
         "outcomes forgotten by a checkpoint",
         PRODUCERS,
-        "            self._known[producer_id] = expected, deque(outcomes, maxlen=SEQUENCES_IN_FLIGHT_MAX)\n",
-        "            self._known[producer_id] = expected, deque((), maxlen=SEQUENCES_IN_FLIGHT_MAX)\n",
+        "            self._known[producer_id] = expected, outcomes\n            at = end\n",
+        "            self._known[producer_id] = expected, deque((), maxlen=SEQUENCES_IN_FLIGHT_MAX)\n"
+        "            at = end\n",
         BEHIND + "[publish_in_sequence-damaged_checkpoint]",
     ),
     Mutant(
@@ -148,8 +150,8 @@ MUTANTS = (
     Mutant(
         "uuid made of the name",
         ADMIN,
-        '        item = Item("queue", name, core.new_uuid(), policy.as_map(), ())\n',
-        '        item = Item("queue", name, name.encode().ljust(16)[:16], policy.as_map(), ())\n',
+        'Item("queue", name, core.new_uuid(), policy.as_map(), ())',
+        'Item("queue", name, name.encode().ljust(16)[:16], policy.as_map(), ())',
         ANSWER + "queue_of_a_name_that_was_deleted_has_nothing_of_it",
     ),
     # ---- Leases and lives of messages
@@ -211,23 +213,23 @@ MUTANTS = (
     ),
     Mutant(
         "one attempt too many",
-        QUEUE,
+        JUDGING,
         "failures >= policy.max_attempts:",
         "failures > policy.max_attempts:",
         SETTLEMENT,
     ),
     Mutant(
         "release counts as no delivery",
-        QUEUE,
-        "            if limit is not None and history.deliveries >= limit:\n",
-        "            if limit is not None and history.failures >= limit:\n",
+        JUDGING,
+        "        if limit is not None and history.deliveries >= limit:\n",
+        "        if limit is not None and history.failures >= limit:\n",
         SETTLEMENT,
     ),
     Mutant(
         "purge takes what is in flight",
-        QUEUE,
-        "            for state in (State.READY, State.SPECIAL, State.DELAYED, State.WAITING)\n",
-        "            for state in State\n            if state != State.SETTLED\n",
+        LOOKING,
+        "        for state in (State.READY, State.SPECIAL, State.DELAYED, State.WAITING, State.HELD)\n",
+        "        for state in State\n        if state != State.SETTLED\n",
         SETTLEMENT,
     ),
     Mutant(
@@ -239,9 +241,17 @@ MUTANTS = (
     ),
     Mutant(
         "deleted queue answers who waits there twice",
-        QUEUE,
-        "        due = [waiter for waiter in self._waits.due(mono) if not waiter.ended]\n",
-        "        due = list(self._waits.due(mono))\n",
+        HANDOUT,
+        "        if isinstance(taker, Waiter):\n            self._ends.set(taker, None)\n"
+        "        if taker is self._active:\n            self._active = None\n\n"
+        "    def overdue(self, mono: int) -> list[Waiter]:\n"
+        '        """Parked RECEIVEs whose wait is over; they wait no more."""\n'
+        "        end = self._ends.next()\n"
+        "        if end is None or end > mono:\n            return []\n"
+        "        due = [waiter for waiter in self._ends.due(mono) if not waiter.ended]\n",
+        "        if taker is self._active:\n            self._active = None\n\n"
+        "    def overdue(self, mono: int) -> list[Waiter]:\n"
+        "        due = list(self._ends.due(mono))\n",
         FOUND + "receive_whose_queue_is_deleted_before_its_wait_is_looked_at_is_answered_once",
     ),
     # ---- Dead letters
@@ -256,7 +266,7 @@ MUTANTS = (
     Mutant(
         "dead letter put where there is no room",
         BURIAL,
-        "                target.check_room(messages, sum(len(cut.data) for cut in cuts))\n",
+        "                target.check_room(messages, sum(len(body.data) for body in bodies))\n",
         "",
         FOUND + "dead_letters_that_wait_leave_one_by_one_as_room_comes",
     ),
@@ -270,16 +280,16 @@ MUTANTS = (
     # ---- Modes
     Mutant(
         "weak queue's confirm says fsync",
-        CORE,
+        PUBLISHING,
         "        mode = durability.name(within)\n",
         "        mode = durability.name(0)\n",
         MODES + "confirm_says_which_mode_was_met",
     ),
     Mutant(
         "publish waits for no sync though its queue is strict",
-        CORE,
-        "        self.engine.wait(position, Answer(call, confirm, None, batch.length), within)\n",
-        "        self.engine.wait(0, Answer(call, confirm, None, batch.length), within)\n",
+        PUBLISHING,
+        "        engine.wait(position, Answer(call, confirm, None, batch.length), within)\n",
+        "        engine.wait(0, Answer(call, confirm, None, batch.length), within)\n",
         "tests/model/test_slow_disk.py::test_nothing_is_confirmed_and_nothing_refused_while_the_disk_stands_still",
     ),
     # ---- The wire
@@ -327,16 +337,16 @@ MUTANTS = (
     ),
     Mutant(
         "publish beyond the credit taken",
-        CORE,
+        PUBLISHING,
         "        if connection.published and connection.published + size > settings.credit_bytes:\n",
         "        if connection.published and size > settings.credit_bytes:\n",
         ANSWER + "publish_beyond_the_credit_of_its_connection_is_busy",
     ),
     Mutant(
         "publish beyond the node's pool taken",
-        CORE,
-        "        if self._published and self._published + size > settings.publish_pool_bytes:\n",
-        "        if self._published and size > settings.publish_pool_bytes:\n",
+        PUBLISHING,
+        "        if self.unconfirmed and self.unconfirmed + size > settings.publish_pool_bytes:\n",
+        "        if self.unconfirmed and size > settings.publish_pool_bytes:\n",
         ANSWER + "publish_beyond_the_pool_of_the_node_is_busy",
     ),
 )

@@ -8,12 +8,14 @@ is O(n log n).
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.sim import log_rules, place_rules, queue_rules
+from tests.sim import feature_rules, journey_rules, log_rules, place_rules, queue_rules
 from tests.sim.evidence import Group, Place, World
 from tests.sim.history import Record, load
+from tests.sim.journeys import Journeys
 
 Rules = dict[str, Callable[[Any], Iterator[str]]]
 
@@ -29,12 +31,29 @@ QUEUE_RULES: Rules = {
     "order": queue_rules.order,
     "nonmonotonic send": place_rules.nonmonotonic_send,
     "count": queue_rules.count,
-    "double effect": place_rules.double_effect,
+    "double effect": queue_rules.double_effect,
     "inconsistent offset": place_rules.inconsistent_offset,
     "dead-letter split": queue_rules.dead_letter_split,
-    "early": queue_rules.early,
+    "early": lambda queue: chain(queue_rules.early(queue), feature_rules.early(queue)),
     "stuck": queue_rules.stuck,
     "books": queue_rules.books,
+    "expired delivered": feature_rules.expired_delivered,
+    "group order": feature_rules.group_order,
+    "group concurrency": feature_rules.group_concurrency,
+    "priority inversion": feature_rules.priority_inversion,
+    "dedup": feature_rules.dedup,
+    "job key": feature_rules.job_key,
+}
+JOURNEY_RULES: Rules = {
+    "lost": journey_rules.lost,
+    "dirty read": journey_rules.dirty_read,
+    "dead-letter split": journey_rules.dead_letter_split,
+    "transfer split": journey_rules.transfer_split,
+    "reply": journey_rules.reply,
+    "delivered twice": journey_rules.delivered_twice,
+    "history": journey_rules.history,
+    "checkpoint": journey_rules.checkpoint,
+    "schedule": journey_rules.schedule,
 }
 LOG_RULES: Rules = {
     "phantom": place_rules.phantom,
@@ -69,7 +88,9 @@ class Anomaly(NamedTuple):
 def check(records: Iterable[Record]) -> list[Anomaly]:
     """Every anomaly of a history."""
     world = World(records)
-    places: list[tuple[Rules, Place | Group]] = [
+    journeys = Journeys(world)
+    places: list[tuple[Rules, Place | Group | Journeys]] = [
+        *([(JOURNEY_RULES, journeys)] if journeys.queues else ()),
         *((QUEUE_RULES, queue) for queue in world.queues.values()),
         *((LOG_RULES, log) for log in world.logs.values()),
         *((GROUP_RULES, group) for group in world.groups),

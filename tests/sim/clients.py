@@ -7,20 +7,23 @@ ends when its reply reaches the client. A publish that must be tried again is on
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgpack
+from tests.sim.features import Traits, encoded, traits_of
 from tests.sim.history import Record, Recorder, payload, value_of
 from tests.sim.net import Link
 from tests.sim.places import Place
 
 from penstock_broker.outputs import Send
-from penstock_protocol.batch import BatchBuilder, BatchView
+from penstock_protocol.batch import BatchView, Kind
 from penstock_protocol.errors import Busy, Closing, Error, NotFound, SequenceGap, Stale
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
-from penstock_protocol.slices import REDELIVERED, Slice, decode_slices
+from penstock_protocol.slices import REDELIVERED, REPLAYED, Slice, decode_exceptions, decode_slices
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -31,6 +34,8 @@ BUSY_MS = 50
 WINDOW = 4
 """Batches of a stream under way at once."""
 TOKEN_BYTES = 8
+KNOWN_MAX = 50
+"""Messages that a client remembers by their id."""
 
 Reply = Callable[[Any], None]
 
@@ -55,15 +60,21 @@ class Held(NamedTuple):
 
 
 class Batch:
-    """A publish: its values and bodies, and the operation it is in the history."""
+    """A publish: its values, bodies and traits, and the operation it is in the history."""
 
-    def __init__(self, values: list[str], bodies: list[bytes]) -> None:
+    def __init__(self, values: list[str], bodies: list[bytes], traits: list[Traits]) -> None:
         self.values = values
         self.bodies = bodies
+        self.traits = traits
         self.op: str | None = None
         self.sent = False
         self.sent_in = 0
         """The life of the node that it was sent to first; 0 if not yet."""
+
+    @property
+    def asked(self) -> Record:
+        """What the history says of it."""
+        return {"values": self.values, **({"traits": self.traits} if any(self.traits) else {})}
 
 
 class Client:
@@ -78,6 +89,10 @@ class Client:
         self.held: list[Held] = []
         self.streams: dict[Place, Stream] = {}
         self.subscriptions: dict[int, Place] = {}
+        self.settling: set[int] = set()
+        """Numbers of subscriptions whose messages are settled when they are pushed."""
+        self.known: deque[tuple[Place, int]] = deque(maxlen=KNOWN_MAX)
+        """Queue and offset of messages that it enqueued, where that may matter."""
         self.positions: dict[Place, int] = {}
         self._asks: dict[int, Ask] = {}
         self._correlation = 0
@@ -174,55 +189,89 @@ class Client:
 
     # publishing
 
-    def new_batch(self) -> Batch:
-        """Values that nobody has used, as bodies."""
+    def new_name(self) -> str:
+        """A text that nobody has used."""
+        self._values += 1
+        return f"{self.name}.{self._values}"
+
+    def new_batch(self, place: Place) -> Batch:
+        """Values that nobody has used, as bodies, with traits that fit the place."""
         random = self.world.random
-        values = []
-        for _ in range(random.choice((1, 1, 2, 5))):
-            self._values += 1
-            values.append(f"{self.name}.{self._values}")
+        values = [self.new_name() for _ in range(random.choice((1, 1, 2, 5)))]
         size = random.choice(self.world.plan.body_bytes)
-        return Batch(values, [payload(value, size) for value in values])
+        words, wall = self.world.features.words_of(place.name), self.world.clock.now().wall
+        traits = [traits_of(random, words, wall) if words else {} for _ in values]
+        return Batch(values, [payload(value, size) for value in values], traits)
 
     def publish(self, place: Place) -> None:
         """Publish in the stream to that place."""
         stream = self.streams.get(place)
         if stream is None:
             stream = self.streams[place] = Stream(self, place, self._producer_id)
-        stream.add(self.new_batch())
+        stream.add(self.new_batch(place))
 
     def publish_once(self, place: Place) -> None:
         """Publish without a sequence: tried once."""
-        batch = self.new_batch()
+        batch = self.new_batch(place)
         self.operate(
             "enqueue" if place.sort == "queue" else "produce",
             place,
-            publish_request(place, encoded(batch.bodies)),
-            lambda confirm: {"first": confirm.first},
-            values=batch.values,
+            publish_request(place, encoded(batch.bodies, batch.traits)),
+            lambda confirm: self.confirmed(place, confirm),
+            **batch.asked,
         )
+
+    def confirmed(self, place: Place, confirm: q.Confirm) -> Record:
+        """What a confirm says, for the history."""
+        answer: Record = {"first": confirm.first}
+        if self.world.features.is_special(place.name):
+            exceptions = decode_exceptions(confirm.payload)
+            self.known.extend((place, confirm.first + i) for i in range(confirm.messages))
+            answer |= {"exceptions": [list(each) for each in exceptions], "time": confirm.time / 1000}
+            for each in exceptions:
+                self.world.met("duplicate" if each.status == 1 else "conflict")
+        return answer
 
     # receiving
 
-    def messages(self, place: Place, delivery: Any, number: int = 0) -> list[Record]:
-        """What a delivery carries, for the history; the client holds it from now on."""
+    def messages(self, place: Place, delivery: Any, number: int = 0, *, settle: bool = False) -> list[Record]:
+        """What a delivery carries, for the history; the client holds it from now on, unless it is settled."""
         out = []
-        for stamps, values in _decoded(delivery):
-            for i, value in enumerate(values):
+        self.world.met("delivered at most once", when=settle and bool(delivery.slices))
+        for stamps, view in _decoded(delivery):
+            for i, value in enumerate(_values(view)):
                 offset = stamps.first + i
-                self.held.append(Held(place, offset, stamps.token, number))
-                lease = (stamps.lease - CLOCK_MS) / 1000
-                out.append(
-                    {
-                        "value": value,
-                        "offset": offset,
-                        "token": stamps.token,
-                        "attempt": stamps.attempt,
-                        "delivery": stamps.delivery,
-                        "redelivered": bool(stamps.flags & REDELIVERED),
-                        "lease": lease,
-                    }
-                )
+                if not settle:
+                    self.held.append(Held(place, offset, stamps.token, number))
+                record = {
+                    "value": value,
+                    "offset": offset,
+                    "token": stamps.token,
+                    "attempt": stamps.attempt,
+                    "delivery": stamps.delivery,
+                    "redelivered": bool(stamps.flags & REDELIVERED),
+                    "lease": 0 if settle else (stamps.lease - CLOCK_MS) / 1000,
+                }
+                if self.world.features.is_special(place.name):
+                    record |= self._beyond(stamps, view, i) | ({"once": True} if settle else {})
+                out.append(record)
+        return out
+
+    def _beyond(self, stamps: Slice, view: BatchView, i: int) -> Record:
+        """What else is told of a message."""
+        met, out = self.world.met, Record(time=stamps.time / 1000)
+        if stamps.token:
+            out["at"] = self.world.node.handed_out_at(stamps.token) / 1000
+        if stamps.flags & REPLAYED:
+            out["replayed"] = True
+            met("replayed message delivered")
+        for name, kind in (("checkpoint", Kind.CHECKPOINT), ("history", Kind.HISTORY)):
+            found = view.cells(kind)
+            if found is not None and found[i]:
+                out[name] = msgpack.unpackb(found[i])
+                met(f"{name} delivered")
+        if "checkpoint" in out:
+            out["checkpoint"] = value_of(out["checkpoint"])
         return out
 
     def consume(self, place: Place, number: int | None = None) -> None:
@@ -233,7 +282,13 @@ class Client:
             number = self._numbers
         held = [held.token for held in self.held if held.number == number and random.random() < 0.8]
         tokens = b"".join(token.to_bytes(TOKEN_BYTES, "little") for token in sorted(set(held)))
-        request = q.Consume(place.name, number, random.randrange(10), None, 0, False, memoryview(tokens))
+        if "once" in self.world.features.words_of(place.name) and random.random() < 0.5:
+            self.settling.add(number)
+        settle, priority = number in self.settling, 0
+        if self.world.features.is_special(place.name):
+            priority = random.choice((0, 0, 5))
+        credit = random.randrange(10)
+        request = q.Consume(place.name, number, credit, None, priority, settle, memoryview(tokens))
 
         def begin() -> None:
             self.subscriptions[number] = place
@@ -250,7 +305,8 @@ class Client:
         if not message.slices:
             del self.subscriptions[message.subscription]
             return
-        messages = self.messages(place, message, message.subscription)
+        settle = message.subscription in self.settling
+        messages = self.messages(place, message, message.subscription, settle=settle)
         self.recorder.note("deliver", queue=place.label, messages=messages, since=since)
 
 
@@ -296,10 +352,10 @@ class Stream:
         def begin() -> None:
             batch.sent_in = batch.sent_in or client.world.node.life + 1
             if batch.op is None:
-                fields = {place.sort: place.label, "values": batch.values}
+                fields = {place.sort: place.label, **batch.asked}
                 batch.op = client.recorder.invoke(f, **fields)
 
-        request = publish_request(place, encoded(batch.bodies, self._producer_id, number))
+        request = publish_request(place, encoded(batch.bodies, batch.traits, self._producer_id, number))
         client.ask(request, lambda reply: self._ended(batch, number, reply), place, begin)
 
     def _ended(self, batch: Batch, number: int, reply: Any) -> None:
@@ -327,15 +383,8 @@ class Stream:
             again = reply.duplicate and batch.sent_in != client.world.node.life + 1
             client.world.met("dedup hit after restart", when=again)
             client.world.met("dedup hit", when=reply.duplicate)
-            client.recorder.ok(batch.op, first=reply.first)
+            client.recorder.ok(batch.op, **client.confirmed(self._place, reply))
         client.world.soon(1, self._pump)
-
-
-def encoded(bodies: list[bytes], producer_id: int = 0, number: int = 0) -> memoryview:
-    """A batch of these bodies."""
-    builder = BatchBuilder()
-    builder.extend(bodies)
-    return memoryview(builder.encode(producer_id, number))
 
 
 def publish_request(place: Place, batch: memoryview) -> q.Enqueue | t.Produce:
@@ -349,18 +398,20 @@ def records_of(fetched: t.Fetched) -> list[list[Any]]:
     """[offset, value] of what was fetched."""
     return [
         [stamps.first + delta, value]
-        for stamps, data in decode_slices(memoryview(fetched.payload), fetched.slices)
-        for delta, value in zip(BatchView(data).deltas, _values(stamps, data), strict=True)
+        for stamps, view in _decoded(fetched)
+        for delta, value in zip(view.deltas, _values(view), strict=True)
     ]
 
 
-def _decoded(delivery: Any) -> list[tuple[Slice, list[str | None]]]:
-    slices = decode_slices(memoryview(delivery.payload), delivery.slices)
-    return [(stamps, _values(stamps, data)) for stamps, data in slices]
+def _decoded(delivery: Any) -> list[tuple[Slice, BatchView]]:
+    out = []
+    for stamps, data in decode_slices(memoryview(delivery.payload), delivery.slices):
+        view = BatchView(data)
+        assert view.count == stamps.messages, stamps
+        out.append((stamps, view))
+    return out
 
 
-def _values(stamps: Slice, data: memoryview) -> list[str | None]:
-    view = BatchView(data)
-    assert view.count == stamps.messages, stamps
+def _values(view: BatchView) -> list[str | None]:
     ends, bodies = view.ends(), view.bodies()
     return [value_of(bytes(bodies[begin:end])) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]

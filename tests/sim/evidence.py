@@ -6,14 +6,15 @@ possible, what it surely did as sure.
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from tests.sim.history import NEVER, Op, Record, operations
 
-ENDING = ("ack", "dead_letter", "nack", "release")
+ENDING = ("ack", "dead_letter", "nack", "release", "reply")
 """Settles that end a lease."""
 
 
@@ -31,6 +32,14 @@ class Delivery(NamedTuple):
     end: float
     process: str
     pushed: bool
+    time: float = -NEVER
+    """When it was appended there, by the broker's wall clock; so are the times below."""
+    at: float | None = None
+    """When it was handed out."""
+    replayed: bool = False
+    once: bool = False
+    checkpoint: str | None = None
+    history: Record | None = None
 
 
 class Settle(NamedTuple):
@@ -43,11 +52,19 @@ class Settle(NamedTuple):
 
 
 class Append(NamedTuple):
-    """One value of an enqueue or produce; its offset if confirmed."""
+    """One value of an enqueue or produce; its offset if confirmed. `twin`: what it was said to be a
+    duplicate of, or in conflict with, so that it is never delivered."""
 
     op: Op
     value: str
     offset: int | None
+    traits: Mapping[str, Any] = MappingProxyType({})
+    twin: int | None = None
+
+    @property
+    def sure(self) -> bool:
+        """It was confirmed as a message of its own."""
+        return self.op.ok and self.twin is None
 
 
 def peak_before(known: Iterable[tuple[float, float]]) -> Callable[[float], float]:
@@ -74,13 +91,21 @@ class Place:
     def add(self, op: Op) -> None:
         """Take an operation on this place."""
         self.ops[op.f].append(op)
-        for i, value in enumerate(op.asked.get("values", ())):
-            self.appends.append(Append(op, value, op.answer["first"] + i if op.ok else None))
+        self.append(op, op.answer["first"] if op.ok and "first" in op.answer else None)
+
+    def append(self, op: Op, first: int | None) -> None:
+        """Take the values of a publish, from offset `first` on if that is known."""
+        values = op.asked.get("values", ())
+        traits = op.asked.get("traits") or [{}] * len(values)
+        twins = {number: offset for number, _, offset in op.answer.get("exceptions", ())}
+        for i, value in enumerate(values):
+            offset = None if first is None else first + i
+            self.appends.append(Append(op, value, offset, traits[i], twins.get(i)))
 
     @cached_property
     def confirmed(self) -> dict[str, int]:
-        """Value → offset."""
-        return {append.value: append.offset for append in self.appends if append.offset is not None}
+        """Value → offset, of those that can be delivered."""
+        return {a.value: a.offset for a in self.appends if a.offset is not None and a.twin is None}
 
     @cached_property
     def attempted(self) -> dict[str, Append]:
@@ -133,10 +158,23 @@ class Queue(Place):
         self.settings: Record = {}
         self.deliveries: dict[int, list[Delivery]] = defaultdict(list)
         self.settles: dict[int, list[Settle]] = defaultdict(list)
+        self.once: list[Delivery] = []
+        """What was settled as it was delivered; it had no lease."""
+
+    @cached_property
+    def special(self) -> Record | None:
+        """The settings of a queue with features; None: it is a plain one. Where dead letters of such a
+        queue go, too, is none."""
+        return self.settings.get("special") or next((s.special for s in self.sources if s.special), None)
 
     def add(self, op: Op) -> None:
         """Take an operation on this queue."""
-        super().add(op)
+        if op.f == "reply":
+            self.ops[op.f].append(op)
+            answered = op._replace(outcome="refused") if op.answer.get("stale") else op
+            self.world.queue(op.asked["to"]).append(answered, None)
+        else:
+            super().add(op)
         if op.f == "receive":
             self.deliver(op.answer.get("messages", ()), op.process, op.start, op.end)
         elif "messages" in op.asked and op.possible:
@@ -151,7 +189,10 @@ class Queue(Place):
         """Take what a process received, or what was pushed to it."""
         for message in messages:
             delivery = Delivery(**message, start=start, end=end, process=process, pushed=pushed)
-            self.deliveries[delivery.offset].append(delivery)
+            if delivery.once:
+                self.once.append(delivery)
+            else:
+                self.deliveries[delivery.offset].append(delivery)
             self.seen.append((delivery.offset, delivery.value))
 
     @cached_property
@@ -180,8 +221,15 @@ class Queue(Place):
         return [queue for queue in self.world.queues.values() if queue.dead_letters is self]
 
     @cached_property
+    def own(self) -> dict[str, Append]:
+        """Values that somebody asked to have here."""
+        return {append.value: append for append in self.appends}
+
+    @cached_property
     def attempted(self) -> dict[str, Append]:
-        """Values that somebody asked to have here, or where dead letters come from."""
+        """Values that somebody asked to have here, or where messages come from."""
+        if self.special is not None:
+            return self.world.special_appends
         found = {append.value: append for append in self.appends}
         for source in self.sources:
             found |= source.attempted
@@ -200,6 +248,16 @@ class Queue(Place):
         """After this hand-out the next failure, or the next hand-out, is one too many."""
         attempts, deliveries = (self.settings.get(name) for name in ("max_attempts", "max_deliveries"))
         return delivery.attempt >= (attempts or NEVER) or delivery.delivery >= (deliveries or NEVER)
+
+    def moved_in(self) -> bool:
+        """Messages may have come here from another queue, or come back."""
+        names = {None, self.name, *(source.name for source in self.sources)}
+        moves = self.world.transfers
+        return any(op.asked["to"] in names or op.asked["queue"] == self.name for op in moves)
+
+    def rescheduled(self, offset: int) -> list[Op]:
+        """What may have changed when that message is ready."""
+        return [op for op in self.ops["reschedule"] if op.possible and op.asked["offset"] == offset]
 
     @cached_property
     def all_seen(self) -> bool:
@@ -244,11 +302,21 @@ class World:
         """Somebody's connection was lost, and the broker had not heard of it."""
         self.jumps: list[tuple[float, float]] = []
         self.groups: list[Group] = []
+        self.transfers: list[Op] = []
+        """Those that may have moved or copied something."""
+        self.schedules: dict[str, Op] = {}
+        """What its messages say → how a schedule was created."""
+        self.runs: dict[str, int] = {}
+        """How often a schedule ran in all, as the broker says."""
         for record in records:
             if record["type"] == "note":
                 self._note(record)
         ops = sorted(operations(records), key=lambda op: op.start)
         for op in ops:
+            if op.f == "transfer" and op.possible and not op.asked.get("dry"):
+                self.transfers.append(op)
+            if op.f == "schedule":
+                self.schedules[op.asked["schedule"]] = op
             if "queue" in op.asked:
                 self.queue(op.asked["queue"]).add(op)
             elif "log" in op.asked:
@@ -262,6 +330,14 @@ class World:
     def log(self, name: str) -> Log:
         """The partition of that name."""
         return self.logs.setdefault(name, Log(name, self))
+
+    @cached_property
+    def special_appends(self) -> dict[str, Append]:
+        """All values of queues with features, wherever they were published."""
+        specials = [queue for queue in self.queues.values() if queue.special is not None]
+        found = {append.value: append for queue in specials for append in queue.appends}
+        scheduled = {name: Append(op, name, None) for name, op in self.schedules.items()}
+        return found | scheduled
 
     def stood(self, since: float) -> bool:
         """The broker's time may have stood still for a while: its clock had been set back, so its time was
@@ -287,6 +363,8 @@ class World:
                 self.losses.append((note["since"], time))
             case "crash":
                 self.crashes.append(time)
+            case "runs":
+                self.runs[note["schedule"]] = note["runs"]
             case "clock":
                 self.jumps.append((time, note["jump"]))
             case "trimmed":

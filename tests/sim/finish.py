@@ -14,6 +14,7 @@ from tests.sim.workload import stale_of
 from penstock_broker.queues.states import State
 from penstock_protocol.errors import Error
 from penstock_protocol.messages import queues as q
+from penstock_protocol.messages import schedules as c
 from penstock_protocol.messages import topics as t
 from penstock_protocol.messages.schema import unpack_document
 from penstock_protocol.slices import Range, encode_ranges
@@ -26,6 +27,9 @@ ROUND_MS = 200
 LATER_ROUND_MS = 5_000
 """The retry curve of a queue that nobody configured goes up to five minutes."""
 LEASE_MS = 60_000
+PATIENT_ROUNDS = 100
+LEAP_MS = 12_000 * 86_400_000
+"""More than any clock can have been set back, and any delay."""
 REPLY_MS = 60_000
 GROUPS = ("g", "h")
 
@@ -45,12 +49,18 @@ class Drain:
         world.run(lambda: world.node.up)
         self._client.connect()
         self._until(lambda: self._client.connected)
-        queues = world.places.alive("queue")
         for place in world.places.alive("log"):
             self._read(place)
+        queues = [place for place in world.places.alive("queue") if not place.ends_by_itself]
+        self._end_schedules()
+        for place in queues:
+            if world.features.words_of(place.name):
+                self._open(place)
         for number in range(ROUNDS_MAX):
             if not any(self._left(place) for place in queues):
                 break
+            if number == PATIENT_ROUNDS:
+                self._leap()
             for place in queues:
                 self._empty(place)
             self._wait(ROUND_MS if number < ROUNDS_MAX // 2 else LATER_ROUND_MS)
@@ -59,6 +69,36 @@ class Drain:
         for place in queues:
             self._client.recorder.note("drained", queue=place.label)
 
+    def _end_schedules(self) -> None:
+        """None runs any more; how often each did."""
+        schedules = self._world.node.core.registry.schedules
+        for name in sorted(schedules):
+            self._end_schedule(name)
+
+    def _end_schedule(self, name: str) -> None:
+        schedule, over = self._world.node.core.registry.schedules[name], []
+
+        def begin() -> None:
+            self._client.recorder.note("runs", schedule=name, runs=schedule.runs)
+
+        self._client.ask(c.DeleteSchedule(name), over.append, begin=begin)
+        self._until(lambda: bool(over))
+
+    def _open(self, place: Place) -> None:
+        """Nothing holds its messages back but what they say themselves."""
+        free = {"paused": False, "single_active": False, "rate": None, "group_rate": None}
+        over: list[Any] = []
+        self._client.ask(q.AlterQueue(place.name, free), over.append, place)
+        self._until(lambda: bool(over))
+        assert not isinstance(over[0], Error), over
+
+    def _leap(self) -> None:
+        """What is not due for years becomes due."""
+        registry = self._world.node.core.registry
+        if any(queue.count(State.DELAYED) for queue in registry.queues.values()):
+            self._world.clock.jump_wall(LEAP_MS)
+            self._world.recorder.note("clock", jump=LEAP_MS / 1000)
+
     def _left(self, place: Place) -> int:
         return self._world.node.core.registry.queues[place.name].messages
 
@@ -66,6 +106,8 @@ class Drain:
         """Take and ack what is ready there."""
         client = self._client
         client.held.clear()
+        for name in sorted(self._world.node.core.registry.queues[place.name].indexes.groups.parked):
+            client.ask(q.Resume(place.name, name), lambda _: None, place)
         request = q.Receive(place.name, 1_000, 0, LEASE_MS)
         self._operate(
             "receive", place, request, lambda reply: {"messages": client.messages(place, reply)}, wait=0

@@ -25,9 +25,16 @@ another one here.
     nack         queue, messages, delay or null    stale
     extend       queue, messages, lease            stale
     purge        queue
+    checkpoint   queue, messages (one), checkpoint, lease stale
+    reply        queue, messages (one), to, values     stale
+    reschedule   queue, offset, at or null (cancelled) found
+    transfer     queue, to or null (where they died),  messages (how many)
+                 state; dry, if nothing is to be done
+    schedule     queue, schedule, every (what it       first (when it runs first)
+                 enqueues says its name)
     stats        queue (nobody else is busy)       ready, delayed, in_flight, waiting, settled, total
                                                    (all ever enqueued); may have: acked, dead_lettered,
-                                                   expired, purged (all ever)
+                                                   expired, purged, duplicate, moved (all ever)
     produce      log, values                       first
     fetch        log, offset                       records, end
     poll         log, group, assignment            records (in an assignment each goes on from the last)
@@ -38,7 +45,11 @@ another one here.
 
     note         says
     settings     queue and max_attempts, max_deliveries, dead_letter, lease, backoff (the longest delay
-                 of the retry curve, jitter included); comes before the first use of the queue
+                 of the retry curve, jitter included); comes before the first use of the queue. `special`, if
+                 the queue has features: delay, ttl, dedup_window, on_expiry, job_scope, priority_ageing,
+                 overflow, fair, group_concurrency, group_failure; once, if messages may be settled as they
+                 are pushed
+    runs         schedule and runs: how often it ran in all; it is deleted now
     deliver      queue, messages, process, since (the latest time at which the broker had surely not sent
                  them; may be absent): pushed messages
     disconnect   process: its connection is lost or closed, or it stops taking: its pushed messages may be
@@ -54,6 +65,12 @@ another one here.
 `messages` of a delivery are objects: value, offset, token, attempt, delivery, redelivered, lease;
 `messages` and `stale` of a settle are [offset, token] pairs; `records` are [offset, value] pairs. Durations
 are seconds; max_attempts, max_deliveries and dead_letter may be null.
+
+Of queues with features, more is told. `enqueue` may have traits, an object per value: delay, at, ttl,
+priority, group, dedup, job, conflict; its ok may have exceptions: [number of the value, 1 duplicate or 2
+conflict, offset that it is one of]. `receive` may have once: settled as it is delivered. A message may have
+time (of its append) and at (when it was handed out), both by the broker's wall clock; replayed; once (it has
+no lease, its token is 0); checkpoint; history (queue, offset, first_at, last_at, reason, attempts).
 """
 
 import json

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from penstock_broker.core import Core
+from penstock_broker.queues.outcomes import SETTLED_NAMES
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.storage.checkpoint import SLOTS
@@ -15,13 +16,16 @@ from penstock_broker.storage.segment import segment_name
 from penstock_broker.topics.topic import Topic
 
 
-def check(core: Core, names: Collection[str], busy: Collection[str], *, thorough: bool) -> None:
+def check(
+    core: Core, names: Collection[str], busy: Collection[str], books: dict[bytes, int], *, thorough: bool
+) -> None:
     """All of them; the thorough ones look at every message and file. `names`: files on the disk; `busy`:
-    those of jobs under way."""
+    those of jobs under way; `books`: what `outcomes_add_up` keeps during a life."""
     durable_lies_below_end(core)
     journal_keeps_its_budget(core)
     for queue in core.registry.queues.values():
         counts_add_up(queue)
+        outcomes_add_up(queue, books)
     if not thorough:
         return
     files_are_known(core, names, busy)
@@ -31,6 +35,7 @@ def check(core: Core, names: Collection[str], busy: Collection[str], *, thorough
     for queue in core.registry.queues.values():
         nobody_has_a_message_twice(queue)
         histories_fit_states(queue)
+        indexes_fit_states(queue)
     for owner in core.registry.owners():
         index_is_whole(core, owner.log)
 
@@ -58,6 +63,32 @@ def counts_add_up(queue: Queue) -> None:
     assert min(states.counts) >= 0, (queue.name, states.counts)
     assert states.head <= states.cursor <= queue.log.end, (states.head, states.cursor, queue.log.end)
     assert sum(states.counts) == states.cursor, (queue.name, states.counts, states.cursor)
+
+
+def outcomes_add_up(queue: Queue, books: dict[bytes, int]) -> None:
+    """In one life as many messages are settled as were acked, dead-lettered, expired, purged, duplicates and
+    moved, together."""
+    known = sum(queue.counters[name] for name in SETTLED_NAMES)
+    before = queue.states.counts[State.SETTLED] - known
+    assert books.setdefault(queue.uuid, before) == before, (queue.name, queue.counters, before)
+
+
+def indexes_fit_states(queue: Queue) -> None:
+    """Nothing is kept of a message that is settled; every message of a group is counted once, and one that is
+    held will be let out."""
+    indexes, states = queue.indexes, queue.states
+    groups, notes = indexes.groups, indexes.notes
+    kept = [groups.of, groups.out, groups.delayed, indexes.replayed, notes.attempts, notes.checkpoints]
+    for offsets in (*kept, states.order.ranks):
+        settled = [offset for offset in offsets if states.state(offset) == State.SETTLED]
+        assert not settled, f"{queue.name}: something is kept of {settled}, which are settled"
+    members = Counter(group.name for group in groups.of.values())
+    counted = {name: group.members for name, group in groups.named.items() if group.members}
+    assert members == counted, (queue.name, members, counted)
+    held = [offset for offset, group in groups.of.items() if states.state(offset) == State.HELD]
+    assert len(held) == states.counts[State.HELD], (queue.name, held, states.counts)
+    lost = [offset for offset in held if offset not in groups.of[offset].waiting]
+    assert not lost, f"{queue.name}: {lost} are held for ever"
 
 
 def retention_keeps_its_limit(topic: Topic) -> None:

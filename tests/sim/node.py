@@ -8,6 +8,7 @@ loop, so that requests gather.
 from __future__ import annotations
 
 import errno
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -51,6 +52,11 @@ GROWING: dict[str, Callable[[Core], int]] = {
     "dead letter waits": lambda core: sum(
         queue.count(State.WAITING) for queue in core.registry.queues.values()
     ),
+    "group parked": lambda core: sum(len(q.indexes.groups.parked) for q in core.registry.queues.values()),
+    "tenant throttled": lambda core: sum(q.indexes.groups.throttled for q in core.registry.queues.values()),
+    "message expired": lambda core: sum(q.counters["expired"] for q in core.registry.queues.values()),
+    "message dropped": lambda core: sum(q.counters["dropped"] for q in core.registry.queues.values()),
+    "schedule ran": lambda core: sum(schedule.runs for schedule in core.registry.schedules.values()),
 }
 """Rare things that a core tells of by a number that grows."""
 MORE_BYTES = 1 << 20
@@ -98,8 +104,12 @@ class Node:
         self._turns = 0
         self._grown: Counter[str] = Counter()
         """What GROWING gave in this life."""
+        self._books: dict[bytes, int] = {}
+        """By queue: what was settled before this life."""
         self._jobs: list[Job] = []
         """Under way."""
+        self._handouts: list[tuple[int, int]] = []
+        """Last token that was given out in a turn, and the broker's wall time then (ms)."""
 
     # lives
 
@@ -130,6 +140,7 @@ class Node:
         self.up = True
         self._turning, self._waking = False, None
         self._grown.clear()
+        self._books.clear()
         self._jobs.clear()
         self._look_at(core)
         self.places_changed()
@@ -235,6 +246,8 @@ class Node:
         self._turning = False
         world, core = self._world, self.core
         now = world.clock.now()
+        tokens: Any = core.registry.tokens
+        before = tokens._next
         core.tick(now)
         for output in core.drain(now):
             if isinstance(output, Send):
@@ -243,13 +256,16 @@ class Node:
                 output.connection.peer.close()
             else:
                 self._begin(output)
+        if tokens._next > before:
+            self._handouts.append((tokens._next, self.wall))
         self.places_changed()
         self._turns += 1
         for what, number in GROWING.items():
             before, self._grown[what] = self._grown[what], number(core)
             world.met(what, when=self._grown[what] > before)
         busy = {name for job in self._jobs for name in (job.name, getattr(job, "recycle", None)) if name}
-        invariants.check(core, self.disk.names, busy, thorough=not self._turns % world.plan.thorough_every)
+        thorough = not self._turns % world.plan.thorough_every
+        invariants.check(core, self.disk.names, busy, self._books, thorough=thorough)
         if core.stopped:
             self._stopped()
         else:
@@ -271,6 +287,17 @@ class Node:
         self._world.say("send", link.client.name, send.correlation, type(send.message).__name__)
         if link.up:
             link.deliver(send)
+
+    @property
+    def wall(self) -> int:
+        """Wall ms as the broker sees it."""
+        core: Any = self.core
+        return core._now.wall  # type: ignore[no-any-return]
+
+    def handed_out_at(self, token: int) -> int:
+        """The broker's wall time (ms) at which that token was given out. By the time a client has it, the
+        sends of that turn may still be on their way, but the turn is over."""
+        return self._handouts[bisect_left(self._handouts, (token, 0))][1]
 
     def places_changed(self) -> None:
         """Look what exists, if that may have changed."""

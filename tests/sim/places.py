@@ -8,17 +8,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.sim.features import is_throwaway
+
 from penstock_broker.core import Core
 from penstock_broker.queues.policy import DEAD_SUFFIX, Policy
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+BEYOND_PLAIN = (
+    *("on_expiry", "job_scope", "priority_ageing", "overflow"),
+    *("fair", "group_concurrency", "group_failure"),
+)
+"""Settings of a queue with features that the history names."""
+
 
 class Place:
     """A queue, or a partition of a topic (`number`). `label`: its name in the history."""
 
-    def __init__(self, name: str, label: str, sort: str, number: int = 0) -> None:
+    def __init__(self, name: str, label: str, sort: str, number: int = 0, uuid: bytes = b"") -> None:
+        self.uuid = uuid
         self.name = name
         self.label = label
         self.sort = sort
@@ -30,6 +39,8 @@ class Place:
         """Somebody asked to delete it."""
         self.deleted = False
         """Somebody was told that it was deleted."""
+        self.ends_by_itself = False
+        """The broker deletes it when nobody needs it."""
 
     def __repr__(self) -> str:
         return self.label
@@ -59,7 +70,9 @@ class Places:
                     place = Place(topic.name, f"{label}/{partition.number}", "log", partition.number)
                     self.by_uuid[partition.uuid] = place
         for uuid, place in self.by_uuid.items():
-            place.alive = core.registry.get(uuid) is not None
+            alive = core.registry.get(uuid) is not None
+            self._world.met("queue ended by itself", when=place.alive and not alive and place.ends_by_itself)
+            place.alive = alive
 
     def check_after_start(self) -> None:
         """What was said to exist exists, what was said to be gone is gone."""
@@ -76,8 +89,22 @@ class Places:
         return f"{name}#{self._lives[name]}"
 
     def _new_queue(self, uuid: bytes, name: str, policy: Policy) -> None:
-        place = self.by_uuid[uuid] = Place(name, self._label(name), "queue")
-        self._world.recorder.note("settings", queue=place.label, **_settings(policy))
+        place = self.by_uuid[uuid] = Place(name, self._label(name), "queue", uuid=uuid)
+        place.ends_by_itself = place.deleting = is_throwaway(name)
+        settings = _settings(policy)
+        if self._world.features.is_special(name):
+            once = "once" in self._world.features.words_of(name)
+            settings["special"] = _special(policy) | ({"once": True} if once else {})
+        self._world.recorder.note("settings", queue=place.label, **settings)
+
+
+def _special(policy: Policy) -> dict[str, Any]:
+    return {
+        "delay": policy.delay / 1000,
+        "ttl": None if policy.ttl is None else policy.ttl / 1000,
+        "dedup_window": policy.dedup_window / 1000,
+        **{name: getattr(policy, name) for name in BEYOND_PLAIN},
+    }
 
 
 def _settings(policy: Policy) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
+from tests.sim import place_rules
 from tests.sim.evidence import ENDING, Delivery, Queue, Settle, fell, peak_before
 from tests.sim.history import NEVER, Op
 
@@ -16,8 +17,11 @@ STUCK_SECONDS = 5.0
 """A ready message is stuck after two leases and this, while somebody asks for it."""
 TICK_SECONDS = 0.001
 """The broker's clock has whole milliseconds."""
+EXTENDING = ("extend", "checkpoint")
 STATES = ("ready", "delayed", "in_flight", "waiting", "settled")
 OUTCOMES = ("acked", "dead_lettered", "expired", "purged")
+NEWER_OUTCOMES = ("duplicate", "moved")
+"""What older histories do not count."""
 
 
 # of what became of every message
@@ -45,7 +49,7 @@ def dead_letter_split(queue: Queue) -> Iterator[str]:
     for value, fate in unfinished(queue) if dead.drained else ():
         if fate == "dead letter":
             yield f"{value} is in neither queue"
-    for back, deliveries in queue.by_value.items():
+    for back, deliveries in queue.by_value.items() if queue.special is None else ():
         since = min((there.end for there in dead.by_value.get(back, ())), default=NEVER)
         if any(here.start > since for here in deliveries):
             yield f"{back} was delivered after it had become a dead letter"
@@ -56,7 +60,7 @@ def dead_letter_split(queue: Queue) -> Iterator[str]:
 
 def resurrected(queue: Queue) -> Iterator[str]:
     """Delivered after its receipt."""
-    for settle, later in overtaken(queue, "ack"):
+    for settle, later in overtaken(queue, "ack", "reply"):
         if later.end >= settle.op.start:
             yield f"{later.value} was acked under {settle.token}, and came under {later.token}"
 
@@ -64,7 +68,7 @@ def resurrected(queue: Queue) -> Iterator[str]:
 def unfinished(queue: Queue) -> Iterator[tuple[str, str]]:
     """Values of a drained queue that nobody finished there, and what must have become of them."""
     stats = queue.ops["stats"]
-    if not queue.drained or (stats and stats[-1].answer.get("waiting")):
+    if queue.special is not None or not queue.drained or (stats and stats[-1].answer.get("waiting")):
         return
     dead = queue.dead_letters.by_value if queue.dead_letters else {}
     for value, append in queue.attempted.items():
@@ -88,12 +92,19 @@ def overtaken(queue: Queue, *fs: str) -> Iterator[tuple[Settle, Delivery]]:
                 yield settle, next(later for later in deliveries if later.token > settle.token)
 
 
+def double_effect(queue: Queue) -> Iterator[str]:
+    """One value at two offsets, though nothing was moved here; a schedule says the same again and again."""
+    if not queue.moved_in():
+        scheduled = queue.world.schedules
+        yield from place_rules.double_effect(queue, but_for=scheduled)
+
+
 # of leases
 
 
 def double_lease(queue: Queue) -> Iterator[str]:
     """Two live tokens of one message, or a token that is not larger than the one before."""
-    for settle, later in overtaken(queue, *ENDING, "extend"):
+    for settle, later in overtaken(queue, *ENDING, *EXTENDING):
         if later.end < settle.op.start:
             yield f"a late {settle.op.f} under {settle.token} was accepted; {later.token} held the message"
     for deliveries in queue.handouts:
@@ -112,7 +123,7 @@ def leased_until(queue: Queue, held: Delivery, now: float) -> float:
     if ended or queue.voided(held, now):
         return -NEVER
     until = held.start + held.lease
-    for settle in queue.of_lease(held, "extend"):
+    for settle in queue.of_lease(held, *EXTENDING):
         extended = settle.op.start + settle.op.asked["lease"]
         if settle.op.start <= now:
             until = extended if settle.op.end < now else min(until, extended)
@@ -134,13 +145,16 @@ def early(queue: Queue) -> Iterator[str]:
             for settle in queue.of_lease(one, "nack"):
                 asked, delay = settle.op.start, settle.op.asked["delay"] or 0
                 jumped = sum(max(0, by) for at, by in queue.world.jumps if asked <= at <= other.end)
-                if settle.sure and other.end < asked + delay - jumped - TICK_SECONDS:
+                early = other.end < asked + delay - jumped - TICK_SECONDS
+                if settle.sure and early and not queue.rescheduled(one.offset):
                     yield f"{one.value} came back before its delay of {delay} s"
 
 
 def order(queue: Queue) -> Iterator[str]:
     """First deliveries to one process come in the order of offsets, unless somebody was lost before: what
     never reached him comes later than what others got meanwhile."""
+    if queue.special is not None:
+        return
     losses = queue.world.losses
     firsts: dict[str, list[Delivery]] = defaultdict(list)
     for first, *_ in queue.handouts:
@@ -190,7 +204,11 @@ def tries(queue: Queue, handouts: list[Delivery]) -> Iterator[str]:
     uncounted = sum(queue.voided(one, NEVER) or bool(queue.of_lease(one, "release")) for one in handouts)
     if limit and len(handouts) - uncounted > limit:
         yield f"{last.value}: {len(handouts)} tries of {limit}"
-    excused = queue.exhausted(last) or any(queue.of_lease(one, "dead_letter") for one in handouts)
+    excused = (
+        queue.special is not None
+        or queue.exhausted(last)
+        or any(queue.of_lease(one, "dead_letter") for one in handouts)
+    )
     dead = queue.dead_letters and last.value in queue.dead_letters.by_value
     if dead and queue.all_seen and not excused:
         yield f"{last.value}: a dead letter after attempt {last.attempt}"
@@ -202,6 +220,8 @@ def tries(queue: Queue, handouts: list[Delivery]) -> Iterator[str]:
 def stuck(queue: Queue) -> Iterator[str]:
     """Ready for long, and somebody who asked got nothing."""
     lease, backoff = (queue.settings.get(name, NEVER) for name in ("lease", "backoff"))
+    if queue.special is not None:
+        return
     slack = 2 * lease + STUCK_SECONDS
     asked = peak_before((op.end, op.start) for op in hungry(queue, slack))
     dead = queue.dead_letters.by_value if queue.dead_letters else {}
@@ -242,7 +262,7 @@ def ready_again(queue: Queue, held: Delivery, backoff: float) -> float:
     for settle in queue.of_lease(held, *ENDING, "extend"):
         asked = settle.op.asked
         match settle.op.f:
-            case "ack" | "dead_letter":
+            case "ack" | "dead_letter" | "reply":
                 return NEVER
             case "extend":
                 ready = max(ready, settle.op.end + asked["lease"] + backoff)
@@ -270,7 +290,7 @@ def sums(stats: Op) -> Iterator[str]:
     states = sum(said[state] for state in STATES)
     if said["total"] != states:
         yield f"{said['total']} ever enqueued, {states} in all states together"
-    outcomes = sum(said.get(outcome, 0) for outcome in OUTCOMES)
+    outcomes = sum(said.get(outcome, 0) for outcome in (*OUTCOMES, *NEWER_OUTCOMES))
     if said.keys() >= set(OUTCOMES) and outcomes != said["settled"]:
         yield f"{said['settled']} settled, {outcomes} by outcome"
 
@@ -288,7 +308,8 @@ def clients_disagree(queue: Queue, stats: Op) -> Iterator[str]:
         "acked": (settled("ack", sure=True), settled("ack", sure=False)),
         "dead_lettered": (settled("dead_letter", sure=True), NEVER),
     }
-    if not queue.sources:
+    scheduled = any(op.asked["queue"] == queue.name for op in queue.world.schedules.values())
+    if not (queue.sources or queue.moved_in() or scheduled):
         bounds["total"] = (sum(op.ok for op in earlier), sum(op.possible for op in earlier))
     for name, (least, most) in bounds.items():
         if name in stats.answer and not least <= stats.answer[name] <= most:

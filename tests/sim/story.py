@@ -6,6 +6,19 @@ from typing import Any
 from tests.sim.history import Record, Recorder
 
 LEASE, BACKOFF = 30.0, 60.0
+PLAIN_FEATURES: Record = {
+    "delay": 0.0,
+    "ttl": None,
+    "on_expiry": "drop",
+    "dedup_window": 300.0,
+    "job_scope": "done",
+    "priority_ageing": None,
+    "overflow": "reject",
+    "fair": False,
+    "group_concurrency": None,
+    "group_failure": "block",
+}
+"""Of a queue that has features, and uses none."""
 Pair = tuple[int, int]
 
 
@@ -45,8 +58,22 @@ class Story:
         limits: Record = {"max_attempts": 3, "max_deliveries": 10, "dead_letter": "dead"}
         self.note("settings", queue=queue, lease=LEASE, backoff=BACKOFF, **(limits | changed))
 
-    def enqueue(self, *values: str, first: int = 0, answer: str = "ok", queue: str = "q") -> None:
-        self.op("enqueue", {"first": first} if answer == "ok" else answer, queue=queue, values=list(values))
+    def features(self, queue: str = "q", dead: str | None = "dead", **changed: Any) -> None:
+        """A queue with features; where its dead letters go has none but that."""
+        self.settings(queue, dead_letter=dead, special=PLAIN_FEATURES | changed)
+
+    def enqueue(
+        self, *values: str, first: int = 0, answer: str = "ok", queue: str = "q", **asked: Any
+    ) -> None:
+        """`traits`: of all of them; `twins`: offsets of what the first of them are duplicates of."""
+        traits, twins = asked.pop("traits", None), asked.pop("twins", ())
+        if traits is not None:
+            asked["traits"] = [traits] * len(values)
+        said: Record = {"first": first}
+        if twins:
+            said["exceptions"] = [[number, 1, offset] for number, offset in enumerate(twins)]
+        answered = said if answer == "ok" else answer
+        self.op("enqueue", answered, queue=queue, values=list(values), **asked)
 
     def receive(self, *messages: Record, queue: str = "q", by: str = "c", wait: float = 0.0) -> None:
         self.op("receive", {"messages": list(messages)}, by=by, queue=queue, wait=wait)
@@ -55,6 +82,16 @@ class Story:
         asked = {"queue": "q", "by": "c"} | ({"delay": 0.0} if f == "nack" else {}) | asked
         said: Record = {"stale": list(pairs) if stale else []}
         self.op(f, said if answer == "ok" else answer, messages=list(pairs), **asked)
+
+    def reply(self, pair: Pair, *values: str, to: str, answer: str = "ok") -> None:
+        self.settle("reply", pair, answer=answer, to=to, values=list(values))
+
+    def transfer(self, to: str | None, state: str = "ready", *, queue: str = "q", answer: str = "ok") -> None:
+        said: Record | str = {"messages": 1} if answer == "ok" else answer
+        self.op("transfer", said, queue=queue, to=to, state=state)
+
+    def reschedule(self, offset: int, at: float | None) -> None:
+        self.op("reschedule", {"found": True}, queue="q", offset=offset, at=at)
 
     def stats(self, **changed: int) -> None:
         said = dict.fromkeys(("ready", "delayed", "in_flight", "waiting", "settled", "total"), 0)
@@ -95,6 +132,17 @@ def message(
     """One message of a delivery."""
     said = {"value": value, "offset": offset, "token": token, "attempt": attempt, "delivery": delivery}
     return {"redelivered": delivery > 1, "lease": LEASE, **said, **other}
+
+
+def once(value: str, offset: int) -> Record:
+    """One message that is settled as it is delivered."""
+    return message(value, offset, 0) | {"once": True, "lease": 0.0}
+
+
+def told(*tries: str, queue: str = "q", offset: int = 0) -> Record:
+    """The history that comes with a message."""
+    attempts = [["c", 0, 0, outcome, None] for outcome in tries]
+    return {"queue": queue, "offset": offset, "first_at": 0, "reason": "max_attempts", "attempts": attempts}
 
 
 Tale = Callable[[Story], None]

@@ -2,8 +2,14 @@
 nothing in histories that the contract allows."""
 
 import pytest
-from tests.sim import bad_logs, bad_queues, good_histories  # noqa: F401 they put their tales into BAD and GOOD
-from tests.sim.checker import GROUP_RULES, LOG_RULES, QUEUE_RULES, check
+from tests.sim import (  # noqa: F401 they put their tales into BAD and GOOD
+    bad_features,
+    bad_logs,
+    bad_queues,
+    good_features,
+    good_histories,
+)
+from tests.sim.checker import GROUP_RULES, JOURNEY_RULES, LOG_RULES, QUEUE_RULES, check
 from tests.sim.story import BAD, GOOD, Story, Tale, title
 
 
@@ -22,4 +28,4 @@ def test_allowed_history_is_not_flagged(tale: Tale) -> None:
 
 
 def test_every_rule_has_a_bad_history() -> None:
-    assert {name for name, _ in BAD} == {*QUEUE_RULES, *LOG_RULES, *GROUP_RULES}
+    assert {name for name, _ in BAD} == {*QUEUE_RULES, *JOURNEY_RULES, *LOG_RULES, *GROUP_RULES}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tests.sim import feature_work
 from tests.sim.clients import CLOCK_MS, Client, Held, records_of
 from tests.sim.places import Place
 
@@ -34,7 +35,8 @@ class Workload:
     def __init__(self, world: World) -> None:
         self._world = world
         random = world.random
-        self._weights = [weight * random.choice((0.1, 1, 3)) for _, weight in ACTIONS]
+        self._actions = [*ACTIONS, *(feature_work.ACTIONS if world.features.profiles else ())]
+        self._weights = [weight * random.choice((0.1, 1, 3)) for _, weight in self._actions]
         for client in world.clients:
             world.soon(world.plan.think_ms, self._think, client)
 
@@ -43,7 +45,7 @@ class Workload:
         if world.calm:
             return
         if client.connected:
-            (act,) = world.random.choices([act for act, _ in ACTIONS], self._weights)
+            (act,) = world.random.choices([act for act, _ in self._actions], self._weights)
             act(client)
             world.ops_left -= 1
             world.soon(world.plan.think_ms, self._think, client)

@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 from tests.fakes.clock import ManualClock
+from tests.sim import features
 from tests.sim.clients import Client
 from tests.sim.faults import Plan
 from tests.sim.history import Record, Recorder
@@ -33,6 +34,7 @@ class World:
     def __init__(self, seed: int, ops: int) -> None:
         self.random = Random(seed)
         self.plan = Plan.chosen(self.random)
+        self.features = features.chosen(seed)
         self.clock = ManualClock()
         self.ops_left = ops
         self.calm = False
@@ -44,6 +46,8 @@ class World:
         self._order = 0
         self._moment = (0, 0)
         self._events_left = ops * EVENTS_PER_OP_MAX + 1_000_000
+        self.schedules: dict[str, str] = {}
+        """What their messages say → label of the queue, of schedules that somebody asked to create."""
         self.recorder = Recorder("world", self.time, self.write)
         self.places = Places(self)
         self.clients = [Client(self, f"c{number}") for number in range(self.plan.clients)]

@@ -70,7 +70,7 @@ SORTS = {
     "node": Sort((), lambda _: (), lambda _: ()),
 }
 
-STATES = ("ready", "delayed", "in_flight", "waiting")
+STATES = ("ready", "held", "delayed", "in_flight", "waiting")
 STATE, REASON = ("state",), ("reason",)
 QUEUE, GROUP, TOPIC = "penstock_queue", "penstock_group", "penstock_topic"
 
@@ -91,7 +91,8 @@ def _build(_: Seen) -> Values:
 
 
 METRICS = (
-    Metric(f"{QUEUE}_messages", "queue", "gauge", STATE, "messages", "Messages by state.",
+    Metric(f"{QUEUE}_messages", "queue", "gauge", STATE, "messages",
+           "Messages by state; held: behind others of their group, and among the ready ones.",
            lambda q: {state: getattr(q, state) for state in STATES}),
     Metric(f"{QUEUE}_oldest_age_seconds", "queue", "gauge", STATE, "seconds",
            "Age of the oldest message by state; a state without messages is absent.",
@@ -108,6 +109,16 @@ METRICS = (
            lambda q: q.nacked),
     Metric(f"{QUEUE}_lease_expired_total", "queue", "counter", (), "messages",
            "Messages returned because their lease ended.", lambda q: q.lease_expired),
+    Metric(f"{QUEUE}_expired_total", "queue", "counter", (), "messages",
+           "Messages whose time to live ended.", lambda q: q.expired),
+    Metric(f"{QUEUE}_dropped_total", "queue", "counter", (), "messages",
+           "Messages that had to go for newer ones.", lambda q: q.dropped),
+    Metric(f"{QUEUE}_duplicates_total", "queue", "counter", (), "messages",
+           "Messages not taken: their dedup id was known, or their job key taken.", lambda q: q.duplicates),
+    Metric(f"{QUEUE}_blocked_groups", "queue", "gauge", (), "groups",
+           "Message groups held up by a failure, or parked.", lambda q: q.blocked_groups),
+    Metric(f"{QUEUE}_throttled_tenants", "queue", "gauge", (), "groups",
+           "Message groups over their rate.", lambda q: q.throttled_tenants),
     Metric(f"{QUEUE}_dead_lettered_total", "queue", "counter", REASON, "messages",
            "Messages moved to the dead-letter queue.", lambda q: q.dead_lettered),
     Metric(f"{QUEUE}_refused_total", "queue", "counter", REASON, "messages",
@@ -141,6 +152,10 @@ METRICS = (
     Metric("penstock_request_seconds", "node", "histogram", ("verb",), "seconds",
            "From the arrival of a request to its reply; waits it asked for and syncs included.",
            _request_seconds),
+    Metric("penstock_queue_wait_seconds", "node", "histogram", (), "seconds",
+           "From the append of a message to its first hand-out, all queues.", lambda seen: seen.facts.waits),
+    Metric("penstock_queue_service_seconds", "node", "histogram", (), "seconds",
+           "From the hand-out of a message to its ack, all queues.", lambda seen: seen.facts.services),
     Metric("penstock_connections", "node", "gauge", (), "connections", "Open connections.",
            lambda seen: seen.facts.connections),
     Metric("penstock_connections_dropped_total", "node", "counter", REASON, "connections",

@@ -3,10 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from penstock_broker.handlers import admin, groups, queues, session, topics
+from penstock_broker.handlers import (
+    admin,
+    groups,
+    messages,
+    queues,
+    schedules,
+    session,
+    topics,
+    transfers,
+)
 from penstock_protocol import verbs
 
-_MODULES = {"admin": admin, "groups": groups, "queues": queues, "session": session, "topics": topics}
+_MODULES = {
+    **{"admin": admin, "groups": groups, "messages": messages, "queues": queues, "schedules": schedules},
+    **{"session": session, "topics": topics, "transfers": transfers},
+}
 
 
 def _handler(name: str) -> Callable[[Any, Any, Any], None]:

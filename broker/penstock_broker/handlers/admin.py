@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from penstock_broker.catalogue import Item, check_name, part_for
 from penstock_broker.handlers.queues import check_between
-from penstock_broker.queues.policy import DEAD_SUFFIX, Policy, policy_for
+from penstock_broker.queues.looking import oldest_times
+from penstock_broker.queues.outcomes import Settled
+from penstock_broker.queues.policy import DEAD_SUFFIX, Policy, check_cycle, policy_for
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.storage.entries import Kind, Part
@@ -26,18 +28,25 @@ if TYPE_CHECKING:
 IF_EXISTS = ("check", "alter", "keep")
 
 
-def _check_if_exists(value: str) -> None:
+def check_if_exists(value: str) -> None:
+    """Raises `Invalid` for what `if_exists` cannot be."""
     if value not in IF_EXISTS:
         raise Invalid(f"if_exists={value!r} is not allowed", hint=f"allowed: {', '.join(IF_EXISTS)}")
 
 
-def _check_dead_letter(policy: Policy) -> None:
-    """It is created on first need, so its name must be one."""
+def _check_dead_letter(core: "Core", name: str, policy: Policy) -> None:
+    """It is created on first need, so its name must be one; and its own dead letters may not come back."""
     if policy.dead_letter is not None:
         check_name(policy.dead_letter, derived=True)
+        check_cycle(name, policy, lambda other: _dead_letter_of(core, other))
 
 
-def _check_same(what: str, has: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _dead_letter_of(core: "Core", name: str) -> str | None:
+    queue = core.registry.queues.get(name)
+    return queue.policy.dead_letter if queue is not None else None
+
+
+def check_same(what: str, has: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises `Conflict` naming each setting that was passed and differs."""
     other = {name: value for name, value in wanted.items() if has[name] != value}
     if other:
@@ -50,21 +59,42 @@ def _check_same(what: str, has: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 
 def create_queue(core: "Core", call: "Call", request: q.CreateQueue) -> None:
     """Create a queue, or find it with the settings that were passed."""
-    _check_if_exists(request.if_exists)
+    check_if_exists(request.if_exists)
     name = request.name if request.name is not None else f"queue-{core.new_uuid().hex()[:16]}"
     check_name(name, derived=name.endswith(DEAD_SUFFIX))
     existing = core.registry.catalogue.get("queue", name)
     if existing is None:
         policy = policy_for(name, request.settings)
-        _check_dead_letter(policy)
-        item = Item("queue", name, core.new_uuid(), policy.as_map(), ())
-        core.engine.append([part_for(Kind.CREATE, item)], wall=call.now.wall)
+        _check_dead_letter(core, name, policy)
+        core.engine.append(_creation(core, name, policy), wall=call.now.wall)
+        core.lifetimes.claim(core.registry.queues[name], call.connection.session)
     elif request.if_exists == "alter":
         _alter_queue(core, name, request.settings, call.now)
     elif request.if_exists == "check":
         policy_for(name, request.settings, core.registry.queue(name).policy)
-        _check_same(f"queue {name!r}", existing.settings, request.settings)
+        check_same(f"queue {name!r}", existing.settings, request.settings)
     _answer_queue(core, call, name, created=existing is None)
+
+
+def _creation(core: "Core", name: str, policy: Policy) -> list[Part]:
+    """The parts that create a queue. Over a topic: a machine per partition, and what lies before its start is
+    settled. Raises `NotFound` or `Invalid` for a topic it cannot be over."""
+    if policy.source is None:
+        return [part_for(Kind.CREATE, Item("queue", name, core.new_uuid(), policy.as_map(), ()))]
+    topic = core.registry.topic(policy.source)
+    if topic.policy.compacts:
+        raise Invalid(
+            f"topic {topic.name!r} is compacted: a queue over it would lose messages",
+            hint='alter the topic to cleanup="delete", or read it with a consumer group',
+        )
+    logs = tuple(core.new_uuid() for _ in topic.partitions)
+    parts = [part_for(Kind.CREATE, Item("queue", name, logs[0], policy.as_map(), logs))]
+    for uuid, partition in zip(logs, topic.partitions, strict=True):
+        log = partition.log
+        start = log.start if policy.source_start == "earliest" else log.end
+        if start:
+            parts.append(Part(uuid, Kind.SETTLE, 0, start, Settled.PURGED))
+    return parts
 
 
 def alter_queue(core: "Core", call: "Call", request: q.AlterQueue) -> None:
@@ -77,20 +107,31 @@ def alter_queue(core: "Core", call: "Call", request: q.AlterQueue) -> None:
 def _alter_queue(core: "Core", name: str, settings: Mapping[str, Any], now: "Now") -> None:
     queue = core.registry.queue(name)
     policy = policy_for(name, settings, queue.policy)
-    _check_dead_letter(policy)
+    _check_dead_letter(core, name, policy)
+    _check_alterable(queue, policy)
     if policy != queue.policy:
         item = Item("queue", name, queue.uuid, policy.as_map(), ())
         core.engine.append([part_for(Kind.ALTER, item)], wall=now.wall)
     core.deliveries.touch(queue)
 
 
+def _check_alterable(queue: Queue, policy: Policy) -> None:
+    """Raises `Invalid` for a setting that cannot change, or not with messages inside."""
+    if policy.exclusive != queue.policy.exclusive:
+        raise Invalid("exclusive is decided when a queue is created", hint="create another queue")
+    if (policy.source, policy.source_start) != (queue.policy.source, queue.policy.source_start):
+        raise Invalid("the topic of a queue is decided when it is created", hint="create another queue")
+    if policy.fair != queue.policy.fair and queue.messages:
+        raise Invalid(
+            f"fair cannot be changed while queue {queue.name!r} holds {queue.messages:,} messages",
+            hint="drain or purge it first, or create another queue",
+        )
+
+
 def delete_queue(core: "Core", call: "Call", request: q.DeleteQueue) -> None:
     """Delete a queue with its messages, whole or corrupt; who waits there is told."""
     queue = core.registry.queue(request.name, whole=False)
-    item = core.registry.catalogue.get("queue", request.name)
-    assert item is not None
-    core.engine.append([part_for(Kind.DELETE, item)], wall=call.now.wall)
-    core.gone(queue)
+    core.delete_queue(queue, call.now)
     core.answer(call, Done())
 
 
@@ -115,15 +156,19 @@ def _answer_queue(core: "Core", call: "Call", name: str, *, created: bool = Fals
 
 
 def _queue(core: "Core", queue: Queue, now: "Now", *, created: bool = False) -> dict[str, Any]:
-    oldest = min(queue.oldest_times().values(), default=None)
+    lanes = queue.lanes
+    oldest = min((time for lane in lanes for time in oldest_times(lane).values()), default=None)
     stats = {
-        "ready": queue.ready,
-        "delayed": queue.count(State.DELAYED),
-        "in_flight": queue.count(State.IN_FLIGHT),
-        "waiting": queue.count(State.WAITING),
-        "settled_total": queue.count(State.SETTLED),
+        "ready": sum(lane.ready for lane in lanes),
+        "held": queue.count(State.HELD),
+        "delayed": sum(lane.count(State.DELAYED) for lane in lanes),
+        "in_flight": sum(lane.count(State.IN_FLIGHT) for lane in lanes),
+        "waiting": sum(lane.count(State.WAITING) for lane in lanes),
+        "settled_total": sum(lane.count(State.SETTLED) for lane in lanes),
         "oldest_age": None if oldest is None else max(0, now.wall - oldest) / 1000,
-        "bytes": queue.log.size_bytes,
+        "bytes": sum(lane.log.size_bytes for lane in lanes),
+        "blocked_groups": queue.indexes.groups.blocked,
+        "throttled_tenants": queue.indexes.groups.throttled,
     }
     return {
         "name": queue.name,
@@ -140,7 +185,7 @@ def _queue(core: "Core", queue: Queue, now: "Now", *, created: bool = False) -> 
 
 def create_topic(core: "Core", call: "Call", request: t.CreateTopic) -> None:
     """Create a topic, or find it with the settings that were passed."""
-    _check_if_exists(request.if_exists)
+    check_if_exists(request.if_exists)
     check_name(request.name)
     policy = topic_policy_for(request.settings)
     existing = core.registry.catalogue.get("topic", request.name)
@@ -151,7 +196,7 @@ def create_topic(core: "Core", call: "Call", request: t.CreateTopic) -> None:
     elif request.if_exists == "alter":
         _alter_topic(core, request.name, request.settings, call.now)
     elif request.if_exists == "check":
-        _check_same(f"topic {request.name!r}", existing.settings, request.settings)
+        check_same(f"topic {request.name!r}", existing.settings, request.settings)
     _answer_topic(core, call, request.name, created=existing is None)
 
 
@@ -169,10 +214,20 @@ def _alter_topic(core: "Core", name: str, settings: Mapping[str, Any], now: "Now
             f"the number of partitions of {name!r} cannot be changed in this release",
             hint=f"it is {topic.policy.partitions}; create another topic to have {policy.partitions}",
         )
+    if policy.compacts and (reader := _reader(topic)) is not None:
+        raise Invalid(
+            f"topic {name!r} cannot be compacted: queue {reader!r} is over it",
+            hint="delete that queue first",
+        )
     if policy != topic.policy:
         logs = tuple(partition.uuid for partition in topic.partitions)
         item = Item("topic", name, topic.uuid, policy.as_map(), logs)
         core.engine.append([part_for(Kind.ALTER, item)], wall=now.wall)
+
+
+def _reader(topic: Topic) -> str | None:
+    """The name of a queue over the topic."""
+    return min((each.name for partition in topic.partitions for each in partition.readers), default=None)
 
 
 def delete_topic(core: "Core", call: "Call", request: t.DeleteTopic) -> None:
@@ -181,6 +236,8 @@ def delete_topic(core: "Core", call: "Call", request: t.DeleteTopic) -> None:
     topic = core.registry.topic(request.name)
     item = core.registry.catalogue.get("topic", request.name)
     assert item is not None
+    if (reader := _reader(topic)) is not None:
+        raise Conflict(f"queue {reader!r} is over topic {topic.name!r}", hint="delete that queue first")
     parts: list[Part] = []
     for group in core.registry.groups.values():
         logs = [partition.uuid for partition in topic.partitions if partition.uuid in group.offsets]

@@ -64,7 +64,9 @@ def ping(core: "Core", call: "Call", request: Ping) -> None:
 def goodbye(core: "Core", call: "Call", request: Goodbye) -> None:
     """The session ends now, not after its grace."""
     core.answer(call, Done(), 0)
-    core.presence.goodbye(call)
+    if call.connection.session is not None:
+        core.end(call.connection.session, call.now)
+    core.presence.part(call.connection, "goodbye")
 
 
 def cancel(core: "Core", call: "Call", request: Cancel) -> None:

@@ -45,11 +45,13 @@ class Lease:
 
     __slots__ = (
         "alive",
+        "consumer",
         "deadline",
         "first",
         "holder",
         "mask",
         "messages",
+        "since",
         "subscription",
         "token",
         "visibility",
@@ -63,6 +65,7 @@ class Lease:
         visibility: int,
         holder: object | None,
         subscription: int,
+        consumer: str = "",
     ) -> None:
         self.token = token
         self.first = first
@@ -72,6 +75,10 @@ class Lease:
         self.holder = holder
         """The session that holds it; None for a bearer lease and for the broker's own."""
         self.subscription = subscription
+        self.consumer = consumer
+        """Its name, for people."""
+        self.since = 0
+        """Wall ms at which the delivery left the broker."""
         self.deadline = NEVER
         self.alive = messages
         self.mask: bytearray | None = None
@@ -110,8 +117,10 @@ class Lease:
             size = size - begin if size == end else size
             if size <= 0:
                 continue
-            part = Lease(self.token, begin, size, self.visibility, self.holder, self.subscription)
-            part.deadline = self.deadline
+            part = Lease(
+                self.token, begin, size, self.visibility, self.holder, self.subscription, self.consumer
+            )
+            part.deadline, part.since = self.deadline, self.since
             if self.mask is not None:
                 low = begin - self.first
                 part.mask = self.mask[low : low + size]
@@ -141,8 +150,22 @@ class Leases:
         """A new hand-out. Its time does not run yet."""
         self._by_token[lease.token] = [lease]
 
-    def start(self, lease: Lease, now: int) -> None:
+    def find(self, token: int, first: int, messages: int) -> list[tuple[int, int, Lease]]:
+        """The runs of a range that are leased, each with its lease."""
+        parts = self._by_token.get(token, [])
+        end = first + messages
+        begin, behind = _overlapping(parts, first, end)
+        return [
+            (*run, lease)
+            for lease in parts[begin:behind]
+            for run in lease.runs(
+                max(first, lease.first), min(end, lease.first + lease.messages) - max(first, lease.first)
+            )
+        ]
+
+    def start(self, lease: Lease, now: int, wall: int = 0) -> None:
         """The delivery left the broker: from now on (mono ms) the lease lasts its visibility timeout."""
+        lease.since = wall
         if any(lease is part for part in self._by_token.get(lease.token, ())):
             lease.deadline = now + lease.visibility
             self._due_at(lease)

@@ -4,6 +4,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from penstock_broker.queues.leases import Lease
+from penstock_broker.storage.entries import Part
 
 
 class Settled(IntEnum):
@@ -13,17 +14,12 @@ class Settled(IntEnum):
     DEAD_LETTERED = 1
     EXPIRED = 2
     PURGED = 3
+    DUPLICATE = 4  # of one that was enqueued before
+    MOVED = 5  # by somebody, into another queue
 
 
 SETTLED_NAMES = tuple(outcome.name for outcome in Settled)
 """By number: an enumeration's own look-up costs more than the settling."""
-
-
-class History(NamedTuple):
-    """What is known of a message that did not go the plain way."""
-
-    failures: int
-    deliveries: int
 
 
 class Grant(NamedTuple):
@@ -44,11 +40,29 @@ class Dead(NamedTuple):
     messages: int
     reason: str
     failures: int
+    text: str | None = None
+    """What whoever rejected it said."""
+
+
+class Admission(NamedTuple):
+    """How a batch enters a queue: the flags and detail of its APPEND, the exceptions its confirm names, and
+    the SETTLEs that belong to the same entry."""
+
+    flags: int = 0
+    detail: bytes = b""
+    exceptions: bytes = b""
+    settles: tuple[Part, ...] = ()
+    gone: frozenset[int] = frozenset()
+    """Offsets that these settle: of the batch itself, and of messages it takes the place of."""
+
+
+PLAIN = Admission()
 
 
 class Verdict(NamedTuple):
-    """What becomes of messages that came back: RETURN rows to journal, and dead letters."""
+    """What becomes of messages that came back: RETURN rows to journal, dead letters, and what has expired."""
 
     returned: list[tuple[int, int, int, int]]
     """(first, messages, failures, due)."""
     dead: list[Dead]
+    expired: list[tuple[int, int]]

@@ -4,13 +4,13 @@ One table. What a client sends is a map of names to wire values (times in ms, si
 unlimited); a queue holds a `Policy` with every value filled in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from random import Random
 from typing import Any
 
 from penstock_broker import durability
-from penstock_broker.checks import Check, checked, choice, integer, number, or_none
+from penstock_broker.checks import Check, checked, choice, flag, integer, number, or_none
 from penstock_protocol.errors import Invalid
 from penstock_protocol.limits import DELAY_MS_MAX, INT_MAX, NAME_CHARACTERS_MAX, VISIBILITY_MS_MAX
 
@@ -18,9 +18,24 @@ GIB = 1 << 30
 DEAD_SUFFIX = ".dead"
 
 
+DAY_MS = 86_400_000
+RATE_MAX = 1_000_000
+WEIGHTS_MAX = 1_000
+
+
 def _name() -> Check:
     limit = NAME_CHARACTERS_MAX + len(DEAD_SUFFIX)
     return Check(lambda value: type(value) is str and 0 < len(value) <= limit, "a queue name")
+
+
+def _weights() -> Check:
+    def holds(value: Any) -> bool:
+        if type(value) not in (tuple, list) or len(value) % 2 or len(value) > 2 * WEIGHTS_MAX:
+            return False
+        names, weights = value[::2], value[1::2]
+        return all(type(name) is str for name in names) and all(map(number(0.001, 1_000).holds, weights))
+
+    return Check(holds, f"up to {WEIGHTS_MAX:,} pairs of a message group and a weight from 0.001 to 1,000")
 
 
 SETTINGS: dict[str, Check] = {
@@ -35,7 +50,26 @@ SETTINGS: dict[str, Check] = {
     "max_messages": or_none(integer(0, INT_MAX)),
     "max_bytes": or_none(integer(0, INT_MAX)),
     "max_in_flight": integer(1, 1_000_000),
-    "overflow": choice("reject"),
+    "overflow": choice("reject", "drop_oldest", "dead_letter_oldest"),
+    "delay": integer(0, DELAY_MS_MAX),  # SQS: DelaySeconds, up to 15 min
+    "ttl": or_none(integer(1, DELAY_MS_MAX)),
+    "on_expiry": choice("drop", "dead_letter"),
+    "dedup_window": integer(0, 7 * DAY_MS),  # SQS: 5 min, fixed
+    "content_dedup": flag(),
+    "job_scope": choice("done", "queued"),
+    "priority_ageing": or_none(integer(1, DELAY_MS_MAX)),
+    "single_active": flag(),
+    "paused": flag(),
+    "fair": flag(),
+    "group_concurrency": or_none(integer(1, 100_000)),
+    "group_failure": choice("block", "park", "skip"),
+    "group_weights": _weights(),
+    "group_rate": or_none(number(0.001, RATE_MAX)),
+    "rate": or_none(number(0.001, RATE_MAX)),
+    "expires": or_none(integer(1, DELAY_MS_MAX)),
+    "exclusive": flag(),
+    "source": or_none(_name()),
+    "source_start": choice("earliest", "latest"),
     "keep_settled": or_none(integer(1, DELAY_MS_MAX)),
     "durability": or_none(Check(durability.is_mode, durability.ALLOWED)),
 }
@@ -57,14 +91,50 @@ class Policy:
     max_bytes: int | None = 8 * GIB
     max_in_flight: int = 100_000
     overflow: str = "reject"
+    delay: int = 0
+    """ms before a message is delivered that does not say otherwise."""
+    ttl: int | None = None
+    """ms after which a message expires, or sooner if it says so."""
+    on_expiry: str = "drop"
+    dedup_window: int = 300_000  # SQS: 5 min
+    content_dedup: bool = False
+    """A message without a dedup id has the digest of its body for one."""
+    job_scope: str = "done"
+    """How long a job key is taken: until its message is done, or while it is queued."""
+    priority_ageing: int | None = None
+    """ms after which a message that waits rises by one priority."""
+    single_active: bool = False
+    paused: bool = False
+    fair: bool = False
+    group_concurrency: int | None = None
+    """Messages of one group in flight; None: 1, in a fair queue any number."""
+    group_failure: str = "block"
+    group_weights: tuple[Any, ...] = ()
+    """Name, weight, name, weight, … of tenants of a fair queue; the others weigh 1."""
+    group_rate: float | None = None
+    rate: float | None = None
+    """Messages per second that are handed out."""
+    expires: int | None = None
+    """ms without a consumer, a receive or a publish after which the queue is deleted."""
+    exclusive: bool = False
+    """It ends with the session that created it."""
+    source: str | None = None
+    """The topic whose records are its messages."""
+    source_start: str = "earliest"
+    """From where on, when it is created."""
     keep_settled: int | None = None
     durability: str | None = None
     """A mode; None is the node's."""
 
-    def delay(self, failures: int, random: Random) -> int:
+    def delay_of(self, failures: int, random: Random) -> int:
         """ms until a message that failed that often (1, 2, …) is tried again: a curve with jitter."""
         base = min(self.retry_max, self.retry_initial * self.retry_factor ** min(failures - 1, 64))
         return round(base * (1 + self.retry_jitter * random.uniform(-1, 1)))
+
+    @property
+    def marks_all(self) -> bool:
+        """Even a plain message has traits here."""
+        return self.delay > 0 or self.ttl is not None or self.content_dedup or self.fair
 
     def as_map(self) -> dict[str, Any]:
         """Every setting by name, as on the wire."""
@@ -82,6 +152,7 @@ def policy_for(name: str, settings: Mapping[str, Any], before: Policy | None = N
     if before is None and given.get("max_attempts", 0) is None and given.get("max_deliveries", 0) is None:
         values["dead_letter"] = None
     values.update(given)
+    values["group_weights"] = tuple(values["group_weights"])
     policy = Policy(**values)
     if policy.dead_letter is None and (policy.max_attempts is not None or policy.max_deliveries is not None):
         raise Invalid(
@@ -90,7 +161,27 @@ def policy_for(name: str, settings: Mapping[str, Any], before: Policy | None = N
         )
     if policy.dead_letter == name:
         raise Invalid("a queue cannot be its own dead-letter queue", hint="name another queue")
+    for setting, value in (("on_expiry", "dead_letter"), ("overflow", "dead_letter_oldest")):
+        if getattr(policy, setting) == value and policy.dead_letter is None:
+            raise Invalid(f"{setting}={value!r} needs a dead-letter queue", hint="name one with dead_letter=")
     return policy
+
+
+def check_cycle(name: str, policy: Policy, dead_letter_of: Callable[[str], str | None]) -> None:
+    """Raises `Invalid` if dead letters of queue `name` would come back to it. `dead_letter_of`: where those
+    of another queue go, if it is there."""
+    path = [name]
+    after = policy.dead_letter
+    while after is not None:
+        path.append(after)
+        if after == name:
+            raise Invalid(
+                f"dead letters would go round: {' → '.join(path)}",
+                hint="name a dead-letter queue that has none, or another one, itself",
+            )
+        if after in path[:-1]:
+            return  # a round that this queue is not part of
+        after = dead_letter_of(after)
 
 
 def default_settings(name: str) -> dict[str, Any]:

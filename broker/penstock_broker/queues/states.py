@@ -1,18 +1,20 @@
 """Where every message of a queue is in its life, by page; pure.
 
-    state                    READY  IN_FLIGHT  DELAYED  SPECIAL  WAITING  SETTLED
+    state                    READY  IN_FLIGHT  DELAYED  SPECIAL  WAITING  SETTLED  HELD
     before `head`            all settled, nothing is kept
     `head` … `cursor`        a page of 4,096 offsets: one value if uniform, else one byte per offset
     from `cursor` on         all ready and never handed out, nothing is kept
 
 So an ordered queue costs nothing per message, and one random settle costs one byte. SPECIAL is ready too,
-but has a history (see `Queue.exceptions`), so that the search for plain ready messages never meets it.
+but has a history, a priority or a message group (see order.py), and HELD is behind another message of its
+group, so that the search for plain ready messages never meets either.
 """
 
-import heapq
 from collections.abc import Iterable, Iterator
 from enum import Enum, IntEnum
 from struct import Struct
+
+from penstock_broker.queues.order import PRUNE_MIN, Order
 
 PAGE = 4096
 SNAPSHOT = Struct("<QQI")  # head, cursor, pages
@@ -29,6 +31,7 @@ class State(IntEnum):
     SPECIAL = 3
     WAITING = 4
     SETTLED = 5
+    HELD = 6
 
 
 class Event(Enum):
@@ -39,23 +42,28 @@ class Event(Enum):
     RELEASE = "release"
     DELAY = "delay"
     DUE = "due"
-    RECALL = "a restart remembers its failures"
+    RECALL = "it is known not to be a plain one"
+    HOLD = "another of its message group comes first"
+    SEIZE = "the broker takes it for itself"
     PARK = "no room for the dead letter"
     SETTLE = "settle"
 
 
 _R, _I, _D, _S, _W = State.READY, State.IN_FLIGHT, State.DELAYED, State.SPECIAL, State.WAITING
+_H = State.HELD
 
 TRANSITIONS: dict[Event, tuple[State, frozenset[State]]] = {
     #  event           to              from
     Event.HAND_OUT: (State.IN_FLIGHT, frozenset({_R, _S})),
     Event.UNDO: (State.READY, frozenset({_I})),
     Event.RELEASE: (State.SPECIAL, frozenset({_I})),
-    Event.DELAY: (State.DELAYED, frozenset({_I, _R, _S, _D, _W})),  # from others than IN_FLIGHT: recovery
+    Event.DELAY: (State.DELAYED, frozenset({_I, _R, _S, _D, _W, _H})),  # a fresh one; or recovery
     Event.DUE: (State.SPECIAL, frozenset({_D, _W})),
-    Event.RECALL: (State.SPECIAL, frozenset({_R})),
-    Event.PARK: (State.WAITING, frozenset({_I, _R, _S, _D, _W})),
-    Event.SETTLE: (State.SETTLED, frozenset({_I, _R, _S, _D, _W})),
+    Event.RECALL: (State.SPECIAL, frozenset({_R, _H})),
+    Event.HOLD: (State.HELD, frozenset({_R, _D})),
+    Event.SEIZE: (State.IN_FLIGHT, frozenset({_R, _S, _D, _W, _H})),
+    Event.PARK: (State.WAITING, frozenset({_I, _R, _S, _D, _W, _H})),
+    Event.SETTLE: (State.SETTLED, frozenset({_I, _R, _S, _D, _W, _H})),
 }
 """Event → the state after it, and the states it may come from. An absent pair is an error of ours."""
 
@@ -68,7 +76,7 @@ _AFTER_RESTART = bytes([State.READY if s in (_I, _S) else s for s in range(256)]
 class States:
     """The states of one queue's messages."""
 
-    __slots__ = ("_hint", "_in_pages", "_pages", "_special", "counts", "cursor", "head")
+    __slots__ = ("_hint", "_in_pages", "_pages", "counts", "cursor", "head", "order")
 
     def __init__(self) -> None:
         self.head = 0
@@ -78,8 +86,8 @@ class States:
         self._pages: dict[int, int | bytearray] = {}
         self._hint = 0
         """No READY message lies between head and here."""
-        self._special: list[int] = []
-        """Heap of offsets that are, or were, SPECIAL."""
+        self.order = Order()
+        """Of what is SPECIAL."""
 
     # ---- Changing
 
@@ -99,10 +107,11 @@ class States:
             self._hint = min(self._hint, first)
         elif to is State.SPECIAL:
             for special in range(first, end):
-                heapq.heappush(self._special, special)
+                self.order.push(special)
+            if len(self.order) > 2 * self.counts[State.SPECIAL] + PRUNE_MIN:
+                self.reorder()
         elif event is Event.HAND_OUT:
-            while self._special and first <= self._special[0] < end:
-                heapq.heappop(self._special)
+            self.order.passed(first, end)
         elif to is State.SETTLED and first <= self.head:
             self._advance()
 
@@ -161,7 +170,7 @@ class States:
         self.head = min(head, cursor)
         if self.head == cursor:
             pages.clear()
-            self._special.clear()
+            self.order.clear()
         self._hint = max(self._hint, self.head)
 
     # ---- Looking
@@ -176,13 +185,41 @@ class States:
         return self.cursor, min(limit, end - self.cursor)
 
     def next_special(self) -> int | None:
-        """Offset of the first SPECIAL message; None if there is none."""
-        heap = self._special
-        while heap:
-            if heap[0] >= self.head and self.state(heap[0]) == State.SPECIAL:
-                return heap[0]
-            heapq.heappop(heap)
+        """Offset of the SPECIAL message that goes first; None if there is none."""
+        order = self.order
+        while (offset := order.peek()) is not None:
+            if offset >= self.head and self.state(offset) == State.SPECIAL:
+                return offset
+            order.pop()
         return None
+
+    def reorder(self) -> None:
+        """What decides on the order of SPECIAL messages has changed."""
+        everything = self.cursor - self.head
+        runs = list(self.ranges(State.SPECIAL, everything))
+        self.order.rebuild(offset for first, n in runs for offset in range(first, first + n))
+
+    def spans(self, first: int, messages: int) -> Iterator[tuple[int, int, int]]:
+        """(state, first, messages) of each stretch of a range, which may reach beyond the cursor."""
+        offset, end = max(first, self.head), first + messages
+        if first < min(self.head, end):
+            yield State.SETTLED, first, min(self.head, end) - first
+        while offset < min(end, self.cursor):
+            page, low = divmod(offset, PAGE)
+            high = min(PAGE, low + min(end, self.cursor) - offset)
+            held = self._pages[page]
+            if isinstance(held, int):
+                yield held, offset, high - low
+            else:
+                base = page * PAGE
+                while low < high:
+                    run = held[low:high]
+                    length = len(run) - len(run.lstrip(run[:1]))
+                    yield run[0], base + low, length
+                    low += length
+            offset = page * PAGE + high
+        if offset < end:
+            yield State.READY, offset, end - offset
 
     def state(self, offset: int) -> int:
         """The state of one message; READY behind the cursor, SETTLED before the head."""
@@ -320,7 +357,7 @@ class States:
                 at += PAGE
             else:
                 self._pages[page] = held
-        for offset_state in (State.READY, State.DELAYED, State.WAITING):
+        for offset_state in (State.READY, State.DELAYED, State.WAITING, State.HELD):
             self.counts[offset_state] = sum(
                 messages for _, messages in self.ranges(offset_state, self.cursor - self.head)
             )

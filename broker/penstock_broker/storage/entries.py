@@ -69,10 +69,12 @@ NO_BODY = -1
 class Kind(IntEnum):
     """What a part says. Numbers are part of the format."""
 
-    APPEND = 1  # a batch (body) at offsets base … base + messages of a log; PRODUCER, ORIGIN
-    SETTLE = 2  # offsets reached their final state; flags: outcome, KEPT; detail: further RANGEs
+    APPEND = 1  # a batch (body) at offsets base … base + messages of a log; PRODUCER, TRAITS, ORIGIN
+    SETTLE = 2  # offsets reached their final state; flags: outcome, KEPT, PARK; detail: further RANGEs
     RETURN = 3  # failed messages; detail: RETURNs
     HANDED_OUT = 4  # everything below base may have been delivered
+    NOTED = 5  # what is kept of messages in words; detail: msgpack, see queues/notes.py
+    RESUMED = 6  # messages of a group go on; detail: its name
     CREATE = 16  # catalogue; detail: msgpack
     ALTER = 17
     DELETE = 18
@@ -86,13 +88,22 @@ class Kind(IntEnum):
     MOVED = 54  # the stretches in base … base + messages now lie elsewhere, or are gone; detail: STRETCHes
     TRIMMED = 55  # offsets below base are gone
     CLEANED = 57  # a log is compacted up to base; detail: CLEANED
+    FIRED = 64  # a schedule ran, or left a run out; detail: see queues/schedules.py
     WRITTEN = 56  # node: so many bytes of segment `base` count; detail: SIZE
 
 
 PRODUCER_FLAG = 1
 ORIGIN_FLAG = 2
+TRAITS_FLAG = 4
+"""Of an APPEND: some of the messages are more than plain, see queues/traits.py."""
+REPLAYED_FLAG = 8
+"""Of an APPEND: copies of messages that were settled before."""
 KEPT_FLAG = 0x100
 """Of a SETTLE: the bytes stay until a TRIMMED says otherwise."""
+PARK_FLAG = 0x200
+"""Of a SETTLE: the message groups of these messages are parked."""
+OUTCOME_MASK = 0xFF
+"""Of the flags of a SETTLE: how the messages ended."""
 PRODUCER = Struct("<QI")  # producer_id, sequence
 ORIGIN = Struct("<16sQ")  # log, offset
 RANGE = Struct("<QI")  # first, messages

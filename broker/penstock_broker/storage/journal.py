@@ -64,6 +64,10 @@ class Places(Protocol):
         """The file that holds `position`, and where in it."""
         ...
 
+    def unwritten(self, position: int, length: int) -> bytes | None:
+        """A copy of bytes that are gathered or on their way; None if they are written."""
+        ...
+
 
 class Journal(Generic[T]):
     """Appends entries and says when they are written and durable. `T` is whatever waits for that."""
@@ -446,6 +450,14 @@ class Journal(Generic[T]):
         """The file that holds `position`, and where in it."""
         file = self.files[bisect_right(self._starts, position) - 1]
         return file, position - file.start + PAGE_BYTES
+
+    def unwritten(self, position: int, length: int) -> bytes | None:
+        """A copy of bytes that are gathered or on their way; None if they are written."""
+        block = self._block_of(position + length)
+        if block is None:
+            return None
+        at = position - block.start
+        return bytes(block.view[at : at + length])
 
     def retire(self, file: JournalFile) -> Drop | None:
         """Take a file out of the journal: keep it for recycling, or a job to drop it."""

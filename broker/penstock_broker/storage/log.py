@@ -305,6 +305,16 @@ class Log:
         old = self._old
         return old.arrays[0][-1] + old.arrays[1][-1] if len(old) else self.start
 
+    def offset_of(self, origin_log: bytes, origin_first: int) -> int | None:
+        """The offset of what was first appended elsewhere, while it lies in the journal. Looks through all
+        that came from elsewhere."""
+        for base, (log, first) in self._origins.items():
+            if log == origin_log and first <= origin_first:
+                index = self._young.find(base)
+                if origin_first < first + self._young.arrays[1][index]:
+                    return base + origin_first - first
+        return None
+
     def position(self, offset: int) -> int:
         """Journal position behind the batch with the message at `offset`; 0 if it is old."""
         index = self._young.find(offset)

@@ -65,6 +65,8 @@ class Stored(NamedTuple):
     data: memoryview
 
 
+Views = dict[int, BatchView]
+"""By the offset of their first message."""
 Loaded = dict[Extent, bytes]
 """What Load jobs brought for one reader."""
 
@@ -79,18 +81,30 @@ class Reads:
         """Of stretches, by segment and place; the last one used is the last one."""
         self.indexes_rebuilt = 0
 
-    def cuts(self, log: Log, first: int, messages: int, loaded: Loaded) -> Iterator[Cut]:
+    def cuts(
+        self,
+        log: Log,
+        first: int,
+        messages: int,
+        loaded: Loaded,
+        views: Views | None = None,
+        *,
+        unwritten: bool = False,
+    ) -> Iterator[Cut]:
         """Batches and cuts that cover offsets `first` … `first + messages`, as far as the log has them;
-        holes are passed over.
+        holes are passed over. `unwritten`: those on their way to the disk may be among them, for whoever does
+        not show them to anybody. `views`: of the batches that were cut so far, for whoever asks for many
+        ranges of one log; not to be kept beyond that.
 
         Raises `Cold` or `Corrupt` when the iteration reaches such bytes.
         """
         offset, end = max(first, log.start), min(first + messages, log.end)
         while offset < end and (place := log.at(offset)) is not None:
-            for stored in self._stored(log, place, offset, end, loaded):
+            early = self._on_its_way(place) if unwritten and isinstance(place, Young) else None
+            for stored in [early] if early else self._stored(log, place, offset, end, loaded):
                 behind = stored.base + stored.messages
                 if behind > offset and stored.base < end:
-                    yield from _cut(stored, max(offset, stored.base), min(end, behind))
+                    yield from _cut(stored, max(offset, stored.base), min(end, behind), views)
             offset = _behind(place)
 
     def missing(self, log: Log, first: int, messages: int, loaded: Loaded) -> set[Extent]:
@@ -187,6 +201,14 @@ class Reads:
         if len(blocks) < place.blocks and end > whole:
             raise corrupt(whole, place.end - whole)  # the chain of blocks is broken there
 
+    def _on_its_way(self, place: Young) -> Stored | None:
+        """A batch that is not written yet; None if it is."""
+        data = self._journal.unwritten(place.position, place.length)
+        if data is None:
+            return None
+        base, messages, _, _, time, crc, log, first = place
+        return Stored(base, messages, time, log, first, crc, memoryview(data))
+
     def _of_journal(self, place: Young, loaded: Loaded) -> Stored:
         file, at = self._journal.locate(place.position)
         if file.viewable:
@@ -253,11 +275,20 @@ def _verify(data: memoryview, crc: int, base: int, messages: int) -> None:
         raise corrupt(base, messages)
 
 
-def _cut(stored: Stored, first: int, end: int) -> Iterator[Cut]:
+def _view(stored: Stored, views: Views | None) -> BatchView:
+    if views is None:
+        return BatchView(stored.data, verify=False)
+    view = views.get(stored.base)
+    if view is None:
+        view = views[stored.base] = BatchView(stored.data, verify=False)
+    return view
+
+
+def _cut(stored: Stored, first: int, end: int, views: Views | None) -> Iterator[Cut]:
     """What the batch has of offsets `first` … `end`: in a sparse one that may be nothing."""
     base, messages, time, origin_log, origin_first, crc, data = stored
     if is_sparse(data):
-        view = BatchView(data, verify=False)
+        view = _view(stored, views)
         deltas = view.deltas
         low, high = bisect_left(deltas, first - base), bisect_left(deltas, end - base)
         if low < high:
@@ -265,7 +296,7 @@ def _cut(stored: Stored, first: int, end: int) -> Iterator[Cut]:
     elif end - first == messages:
         yield Cut(base, end, messages, time, origin_log, origin_first, crc, data)
     else:
-        yield _part(stored, BatchView(data, verify=False), first - base, end - first)
+        yield _part(stored, _view(stored, views), first - base, end - first)
 
 
 def _part(stored: Stored, view: BatchView, index: int, messages: int) -> Cut:
@@ -274,7 +305,7 @@ def _part(stored: Stored, view: BatchView, index: int, messages: int) -> Cut:
     skipped, last = view.deltas[index], view.deltas[index + messages - 1]
     first, end = stored.base + skipped, stored.base + last + 1
     origin = stored.origin_log, stored.origin_first + skipped
-    return Cut(first, end, messages, stored.time, *origin, _crc_of(data), data)
+    return Cut(first, end, messages, stored.time, *origin, crc_of(data), data)
 
 
 def shortened(whole: Cut, messages: int) -> Cut:
@@ -282,8 +313,9 @@ def shortened(whole: Cut, messages: int) -> Cut:
     view = BatchView(whole.data, verify=False)
     data = cut(view, 0, messages)
     end = whole.first + view.deltas[messages - 1] + 1
-    return whole._replace(end=end, messages=messages, crc=_crc_of(data), data=data)
+    return whole._replace(end=end, messages=messages, crc=crc_of(data), data=data)
 
 
-def _crc_of(data: Buffer) -> int:
+def crc_of(data: Buffer) -> int:
+    """What a batch states of itself."""
     return int.from_bytes(data[4:BATCH_CRC_FROM], "little")

@@ -10,7 +10,9 @@ import msgpack
 from penstock_broker import catalogue
 from penstock_broker.catalogue import Catalogue
 from penstock_broker.groups.offsets import Group
+from penstock_broker.queues import schedules, traits
 from penstock_broker.queues.leases import Tokens
+from penstock_broker.queues.notes import Attempt
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.policy import policy_for
 from penstock_broker.queues.queue import Queue
@@ -24,8 +26,10 @@ from penstock_broker.tools.command import RANDOM
 from penstock_broker.tools.names import KINDS, Names
 from penstock_broker.topics.partition import Partition
 from penstock_broker.topics.policy import policy_for as topic_policy_for
-from penstock_protocol.batch import BatchView
+from penstock_protocol.batch import BatchView, OnConflict
 from penstock_protocol.batch import Kind as Column
+from penstock_protocol.checksum import Buffer
+from penstock_protocol.slices import Status, decode_exceptions
 
 Values = dict[str, Any]
 KIND_NAMES = {kind.value: kind.name for kind in Kind}
@@ -48,15 +52,33 @@ def _append(part: Part, names: Names) -> Values:
     values: Values = {}
     if part.flags & entries.PRODUCER_FLAG:
         values["producer"], values["sequence"] = entries.PRODUCER.unpack_from(part.detail)
+    if part.flags & entries.REPLAYED_FLAG:
+        values["replayed"] = True
+    if part.flags & entries.TRAITS_FLAG:
+        at = entries.PRODUCER.size if part.flags & entries.PRODUCER_FLAG else 0
+        values |= _traits(traits.decode(part.detail, at))
     if part.flags & entries.ORIGIN_FLAG:
         log, first = entries.ORIGIN.unpack(part.detail[-entries.ORIGIN.size :])
         values["from"] = f"{names.address(log)}:{first}"
     return values
 
 
+def _traits(found: traits.Traits) -> Values:
+    """Those that some message has, one value per message; and the messages that were not taken."""
+    values = {name: list(held) for name, held in found._asdict().items() if held}
+    if found.exceptions:
+        values["exceptions"] = [
+            {"number": number, "status": Status(status).name.lower(), "offset": offset}
+            for number, status, offset in decode_exceptions(found.exceptions)
+        ]
+    return values
+
+
 def _settle(part: Part, _: Names) -> Values:
     ranges = entries.settle_ranges(part)
-    values: Values = {"outcome": Settled(part.flags & ~entries.KEPT_FLAG).name.lower().replace("_", "-")}
+    values: Values = {"outcome": Settled(part.flags & entries.OUTCOME_MASK).name.lower().replace("_", "-")}
+    if part.flags & entries.PARK_FLAG:
+        values["parks"] = True
     return values | ({"ranges": [[first, first + n - 1] for first, n in ranges]} if len(ranges) > 1 else {})
 
 
@@ -70,9 +92,27 @@ def _return(part: Part, _: Names) -> Values:
     }
 
 
+def _noted(part: Part, _: Names) -> Values:
+    notes = []
+    for what, first, messages, *fields in msgpack.unpackb(part.detail):
+        note: Values = {"what": what, "first": first, "messages": messages}
+        said = Attempt(*fields)._asdict() if what == "attempt" else text_or_base64("data", fields[0])
+        notes.append(note | said)
+    return {"notes": notes}
+
+
+def _resumed(part: Part, _: Names) -> Values:
+    return {"group": part.detail.decode()}
+
+
+def _fired(part: Part, _: Names) -> Values:
+    next_at, offset, missed = schedules.FIRED.unpack(part.detail)
+    return {"next_at": next_at, "missed": missed} | ({"enqueued": offset} if offset >= 0 else {})
+
+
 def _item(part: Part, _: Names) -> Values:
     item = catalogue.decode_item(part.detail)
-    return {"item": f"{item.sort} {item.name}", "uuid": item.uuid.hex(), "settings": item.settings}
+    return {"item": f"{item.sort} {item.name}", "uuid": item.uuid.hex(), "settings": _plain(item.settings)}
 
 
 def _offsets(part: Part, names: Names) -> Values:
@@ -118,6 +158,9 @@ DETAILS: dict[int, Callable[[Part, Names], Values]] = {
     Kind.APPEND: _append,
     Kind.SETTLE: _settle,
     Kind.RETURN: _return,
+    Kind.NOTED: _noted,
+    Kind.RESUMED: _resumed,
+    Kind.FIRED: _fired,
     Kind.CREATE: _item,
     Kind.ALTER: _item,
     Kind.DELETE: _item,
@@ -164,6 +207,7 @@ def _queue(data: memoryview, _: Names) -> Values:
         "unsettled": queue.log.end - settled,
         "settled": settled,
         "delayed": counts[State.DELAYED],
+        "held": counts[State.HELD],
         "waiting": counts[State.WAITING],
     }
 
@@ -185,34 +229,55 @@ def _group(data: memoryview, names: Names) -> Values:
     return {"offsets": {names.address(log): committed.offset for log, committed in group.offsets.items()}}
 
 
+def _schedule(data: memoryview, _: Names) -> Values:
+    next_at, runs, latest, missed = schedules.SNAPSHOT.unpack(data)
+    return {"next_at": next_at, "runs": runs, "latest": latest, "missed": missed}
+
+
 SNAPSHOTS: dict[str, Callable[[memoryview, Names], Values]] = {
     "node": _node,
     "catalogue": _catalogue,
     "queue": _queue,
     "partition": _partition,
     "group": _group,
+    "schedule": _schedule,
 }
 
 
 # Messages
 
 
+TEXTS = (
+    *(Column.MESSAGE_GROUP, Column.DEDUP_ID, Column.JOB_KEY, Column.REPLY_TO),
+    *(Column.CORRELATION_ID, Column.CONTENT_TYPE, Column.HEADERS, Column.HISTORY),
+)
+NUMBERS = (Column.TIMESTAMP, Column.DELAY, Column.AT, Column.TTL, Column.PRIORITY)
+
+
 def message_values(first: int, data: memoryview) -> list[Values]:
-    """Every message of a whole batch: offset, key, headers, timestamp, body. Raises `Invalid`."""
+    """Every message of a whole batch: offset, key, what else its columns say, body. Raises `Invalid`."""
     batch = BatchView(data)
     ends = batch.ends()
     bodies = batch.bodies()
-    keys, headers = batch.cells(Column.KEY), batch.cells(Column.HEADERS)
-    times, absent = batch.integers(Column.TIMESTAMP), batch.integers(Column.ABSENT)
+    texts = {column: cells for column in TEXTS if (cells := batch.cells(column)) is not None}
+    numbers = {column: found for column in NUMBERS if (found := batch.integers(column)) is not None}
+    keys, checkpoints = batch.cells(Column.KEY), batch.cells(Column.CHECKPOINT)
+    absent, on_conflict = batch.integers(Column.ABSENT), batch.integers(Column.ON_CONFLICT)
     messages = []
     for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         values: Values = {"offset": first + batch.deltas[index]}
         if keys is not None and keys[index]:
-            values |= text_or_base64("key", bytes(msgpack.unpackb(keys[index])))
-        if headers is not None and headers[index]:
-            values["headers"] = _plain(msgpack.unpackb(headers[index]))
-        if times is not None and times[index]:
-            values["timestamp"] = times[index]
+            values |= _bytes("key", keys[index])
+        for column, cells in texts.items():
+            if cells[index]:
+                values[column.name.lower()] = _cell(cells[index])
+        for column, integers in numbers.items():
+            if integers[index]:
+                values[column.name.lower()] = integers[index]
+        if on_conflict is not None and on_conflict[index]:
+            values["on_conflict"] = _conflict(on_conflict[index])
+        if checkpoints is not None and checkpoints[index]:
+            values |= _bytes("checkpoint", checkpoints[index])
         if absent is not None and absent[index]:
             values["body"] = None
         else:
@@ -229,5 +294,39 @@ def text_or_base64(name: str, data: bytes) -> Values:
         return {f"{name}_base64": b64encode(data).decode()}
 
 
-def _plain(headers: dict[str, Any]) -> Values:
-    return {k: v.hex() if isinstance(v, bytes) else v for k, v in headers.items()}
+def _bytes(name: str, cell: Buffer) -> Values:
+    """What a cell of bytes says; in hex where it is something else, for nobody looked when it came."""
+    value = _unpacked(cell)
+    return text_or_base64(name, value) if isinstance(value, bytes) else {f"{name}_malformed": _hex(cell)}
+
+
+def _cell(cell: Buffer) -> object:
+    """What a cell says, for JSON."""
+    value = _unpacked(cell)
+    return {"malformed": _hex(cell)} if value is None else _plain(value)
+
+
+def _unpacked(cell: Buffer) -> object:
+    try:
+        return msgpack.unpackb(cell)
+    except (ValueError, msgpack.UnpackException, RecursionError):
+        return None
+
+
+def _hex(cell: Buffer) -> str:
+    return bytes(cell).hex()
+
+
+def _conflict(number: int) -> object:
+    return OnConflict(number).name.lower() if number <= max(OnConflict) else number
+
+
+def _plain(value: object) -> object:
+    """The value as JSON has it: bytes in hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else repr(value)

@@ -147,8 +147,9 @@ def _ranges(record: Values) -> list[list[int]]:
     if "ranges" in record:
         ranges: list[list[int]] = record["ranges"]
         return ranges
-    if "returns" in record:
-        return [[row["first"], row["first"] + row["messages"] - 1] for row in record["returns"]]
+    for rows in ("returns", "notes"):
+        if rows in record:
+            return [[row["first"], row["first"] + row["messages"] - 1] for row in record[rows]]
     if "offset" in record:
         return [[record["offset"], record["offset"]]]
     return [[record["first"], record["first"] + record["messages"] - 1]] if "first" in record else []

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from penstock_broker.clock import Clock
 from penstock_broker.core import Core
 from penstock_broker.outputs import Close, Send
+from penstock_broker.queues.looking import unsettled_ranges
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.settings import CoreSettings
@@ -81,7 +82,7 @@ def _end(damage: Damage) -> int:
 def _wanted(owner: Queue | Partition, first: int, last: int) -> Iterator[tuple[int, int]]:
     """Runs in the range that are in the log and not settled."""
     if isinstance(owner, Queue):
-        everything = owner.unsettled_ranges()
+        everything = unsettled_ranges(owner)
     else:
         everything = [(owner.log.start, owner.log.end - owner.log.start)]
     for begin, messages in everything:

@@ -7,7 +7,7 @@ from penstock_broker.storage.entries import Kind, Part
 from penstock_broker.storage.files import Readable, StorageError
 from penstock_broker.storage.node import NODE
 
-KINDS = {1: "node", 2: "catalogue", 3: "queue", 4: "partition", 5: "group"}
+KINDS = {1: "node", 2: "catalogue", 3: "queue", 4: "partition", 5: "group", 6: "schedule"}
 """Kinds of machines in a checkpoint."""
 
 

@@ -2,6 +2,9 @@
 
     30s 5m 12h 7d 250ms      durations; a plain number is seconds
     64KiB 8GiB               sizes; a plain number is bytes
+    2026-12-01T08:00Z -1h    instants, or how long ago
+    yes no                   switches
+    acme=3,umbrella=0.5      weights
     none                     unlimited, where the setting allows it
 
 Each reader is an argparse `type`: it raises `ArgumentTypeError` that says what to write. Nothing here
@@ -68,12 +71,55 @@ def place(text: str) -> Place:
     if text in ("earliest", "latest"):
         return text
     if re.fullmatch(r"-\d.*[a-z]", text):
-        return datetime.fromtimestamp(max(0.0, time.time() - duration(text[1:])), UTC)
+        return ago(text)
     if re.fullmatch(r"\d{1,18}", text):
         return int(text)
     raise ArgumentTypeError(
         f"{text!r} is no place to begin: write earliest, latest, an offset like 42, or -1h"
     )
+
+
+def instant(text: str) -> datetime:
+    """A point in time, with its zone, or how long ago."""
+    if re.fullmatch(r"-\d.*[a-z]", text):
+        return ago(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise ArgumentTypeError(
+            f"{text!r} is no instant: write it like 2026-12-01T08:00Z or 2026-12-01T08:00+01:00, or -1h"
+        )
+    return found
+
+
+def ago(text: str) -> datetime:
+    """`-1h`: the instant so long ago."""
+    return datetime.fromtimestamp(max(0.0, time.time() - duration(text[1:])), UTC)
+
+
+def switch(text: str) -> bool:
+    """Yes or no."""
+    if text not in ("yes", "no"):
+        raise ArgumentTypeError(f"{text!r} is neither: write yes or no")
+    return text == "yes"
+
+
+def weights(text: str) -> dict[str, float]:
+    """Names with a number each; `none` is none of them."""
+    found: dict[str, float] = {}
+    for pair in [] if text == "none" else utf8(text).split(","):
+        name, equals, weight = pair.rpartition("=")
+        if not equals or not name:
+            raise ArgumentTypeError(f"{pair!r} is no weight: write them like acme=3,umbrella=0.5")
+        found[name] = number(weight)
+    return found
+
+
+def weights_text(weights: Mapping[str, float]) -> str:
+    """As they can be typed."""
+    return ",".join(f"{name}={weight:g}" for name, weight in weights.items()) or "none"
 
 
 def utf8(text: str) -> str:
@@ -161,6 +207,8 @@ SIZE = Kind(size, size_text, "SIZE")
 COUNT = Kind(count, str, "N")
 NUMBER = Kind(number, "{:g}".format, "X")
 NAME = Kind(utf8, str, "NAME")
+SWITCH = Kind(switch, lambda on: "yes" if on else "no", "yes|no")
+WEIGHTS = Kind(weights, weights_text, "NAME=X,…|none")
 
 
 class Setting(NamedTuple):

@@ -27,6 +27,8 @@ HINTS: dict[type[Error], str] = {
     Unauthenticated: "set $PENSTOCK_TOKEN",
 }
 """What to type, where the library's hint speaks of Python."""
+TAKEN = "add --on-conflict keep, replace or run_after"
+"""Of the conflict that names a message: its job key is taken."""
 
 
 class Usage(Exception):
@@ -86,12 +88,16 @@ class Command(NamedTuple):
         return parser.parse_intermixed_args(_joined(argv))
 
 
+SINCE = ("--from", "--since", "--until", "--at")
+"""Options whose value may begin with a dash."""
+
+
 def _joined(argv: Sequence[str]) -> list[str]:
     """`--from -1h` as `--from=-1h`: argparse would take `-1h` for an option."""
     joined: list[str] = []
     for word in argv:
-        if joined and joined[-1] == "--from" and word.startswith("-"):
-            joined[-1] = f"--from={word}"
+        if joined and joined[-1] in SINCE and word.startswith("-"):
+            joined[-1] += f"={word}"
         else:
             joined.append(word)
     return joined
@@ -131,6 +137,8 @@ def warn(text: str) -> None:
 def told(error: Error) -> str:
     """An error of the library in one line that says what to type."""
     hint = next((hint for kind, hint in HINTS.items() if isinstance(error, kind)), error.hint)
+    if isinstance(error, Conflict) and "offset" in error.detail:
+        hint = TAKEN
     return f"{error.message} ({hint})"
 
 

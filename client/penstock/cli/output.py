@@ -85,10 +85,15 @@ def json_line(value: Mapping[str, Any]) -> bytes:
 
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
-        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return instant_text(value)
     if isinstance(value, bytes):
         return {"base64": b64encode(value).decode()}
     return str(value)
+
+
+def instant_text(when: datetime) -> str:
+    """An instant in UTC, to the millisecond."""
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def bytes_as(name: str, data: bytes | None) -> dict[str, str | None]:

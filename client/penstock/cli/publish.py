@@ -11,12 +11,13 @@ from penstock.cli.command import Argument, Call, Failure, argument, note, told
 from penstock.cli.lines import bursts
 from penstock.cli.pipes import STDIN
 from penstock.errors import BatchError, Disconnected, Error
-from penstock.values import Outgoing
+from penstock.outgoing import Outgoing
 from penstock_protocol.limits import MESSAGE_BYTES_MAX, MIB
 
+HEADERS = argument("-H", "--header", metavar="NAME=VALUE", type=header, action="append", default=[],
+                   dest="headers", help="a header of every message; may be repeated")  # fmt: skip
 ARGUMENTS: tuple[Argument, ...] = (
-    argument("-H", "--header", metavar="NAME=VALUE", type=header, action="append", default=[], dest="headers",
-             help="a header of every message; may be repeated"),
+    HEADERS,
     argument("--file", metavar="FILE", action="append", default=[], dest="files",
              help="the content of FILE as one message; may be repeated"),
     argument("--delimiter", metavar="TEXT", type=delimiter, default=b"\n",
@@ -52,9 +53,9 @@ async def publish(call: Call, given: Sequence[str], verb: Publish, outgoing: Cal
         if isinstance(error, BatchError):
             durable += len(error.receipts)
             await _report(call, error.receipts, verb)
-        if not durable:
-            raise
         cause = error.__cause__ if isinstance(error.__cause__, Error) else error
+        if not durable:
+            raise cause from None
         code = 3 if isinstance(cause, Disconnected) else 1
         raise Failure(f"{durable:,} {verb.done}, but then: {told(cause)}", code) from error
     note(f"{durable:,} {verb.done}")

@@ -9,6 +9,8 @@ from penstock.cli.arguments import (
     NAME,
     NUMBER,
     SIZE,
+    SWITCH,
+    WEIGHTS,
     Setting,
     about_size,
     count,
@@ -33,7 +35,26 @@ SETTINGS = (
     Setting("retry_jitter", NUMBER, "more or less that share of it, by chance (0.2)"),
     Setting("max_messages", or_none(COUNT), "full above (1000000)"),
     Setting("max_bytes", or_none(SIZE), "full above (8GiB)"),
-    Setting("overflow", NAME, "what a full queue does: reject"),
+    Setting("max_in_flight", COUNT, "leased at once; above, nothing is delivered (100000)"),
+    Setting("overflow", NAME, "what a full queue does: reject, drop_oldest or dead_letter_oldest (reject)"),
+    Setting("delay", DURATION, "of every message that names none, up to ten years (0s)"),
+    Setting("ttl", or_none(DURATION), "of every message that does not name a shorter one (none)"),
+    Setting("on_expiry", NAME, "where expired messages go: drop or dead_letter (drop)"),
+    Setting("dedup_window", DURATION, "how long a dedup id is remembered, up to 7d (5m)"),
+    Setting("content_dedup", SWITCH, "a message without a dedup id has the hash of its body (no)"),
+    Setting("job_scope", NAME, "a job key is taken until its message is done, or while it is queued (done)"),
+    Setting("priority_ageing", or_none(DURATION), "a step of priority more for each such time (none)"),
+    Setting("single_active", SWITCH, "one consumer at a time; the next takes over when it goes (no)"),
+    Setting("paused", SWITCH, "nothing is delivered (no)"),
+    Setting("fair", SWITCH, "message groups share, instead of keeping an order (no)"),
+    Setting("group_concurrency", or_none(COUNT), "of a message group in flight (none: 1, or no cap if fair)"),
+    Setting("group_failure", NAME, "what a failed head means for its group: block, park or skip (block)"),
+    Setting("group_weights", WEIGHTS, "shares of message groups in a fair queue, if not 1 (none)"),
+    Setting("rate", or_none(NUMBER), "deliveries a second (none)"),
+    Setting("group_rate", or_none(NUMBER), "deliveries a second of each message group (none)"),
+    Setting("expires", or_none(DURATION), "deleted when unused for that long (none)"),
+    Setting("exclusive", SWITCH, "goes with the session that made it (no)"),
+    Setting("source", or_none(NAME), "the topic whose records are its messages; fixed once created (none)"),
     Setting("keep_settled", or_none(DURATION), "keep the bytes of settled messages that long (none)"),
     Setting("durability", or_none(NAME), "fsync, interval:50ms or os; none is the broker's (none)"),
 )
@@ -47,7 +68,8 @@ IF_EXISTS = argument(
     default="check",
     help="if it is there: fail if the settings typed differ, change them, or leave them (check)",
 )
-STATES = ("ready", "delayed", "in_flight", "waiting")
+STATES = ("ready", "held", "delayed", "in_flight", "waiting")
+MORE_COUNTS = ("held", "blocked_groups", "throttled_tenants")
 HEAD = ("QUEUE", "READY", "DELAYED", "IN-FLIGHT", "WAITING", "SETTLED", "OLDEST", "BYTES")
 
 
@@ -116,6 +138,7 @@ async def _describe(call: Call) -> None:
         ("queue", queue.name),
         ("uuid", queue.uuid),
         *((name.lower(), value) for name, value in counts),
+        *((name.replace("_", "-"), getattr(queue.stats, name)) for name in MORE_COUNTS),
         *settings_shown(_settings(queue), SETTINGS),
     ]
     await call.out.rows(("NAME", "VALUE"), rows)

@@ -14,9 +14,10 @@ from penstock.cli.arguments import Place, at_most, count, place, unescaped, utf8
 from penstock.cli.command import Call, Command, Usage, argument
 from penstock.cli.output import bytes_as, formatter, json_line
 from penstock.errors import Invalid
+from penstock.outgoing import Outgoing
 from penstock.record import Record
 from penstock.topic import Topic
-from penstock.values import Outgoing, PartitionDescription, RecordMetadata
+from penstock.values import PartitionDescription, RecordMetadata
 from penstock.views import Records
 
 AT_ONCE = 5_000

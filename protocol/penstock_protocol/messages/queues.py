@@ -21,7 +21,8 @@ class Enqueue(NamedTuple):
 
 class Confirm(NamedTuple):
     """The batch is durable as `durability` says. Messages have the offsets `first` … `first + messages` of
-    `partition`; `log` is the uuid in their ids; `credit` bytes may be published again."""
+    `partition`; `log` is the uuid in their ids; `credit` bytes may be published again. `payload`: those of
+    them that are not new, see slices.py; empty if all are."""
 
     partition: int
     first: int
@@ -31,10 +32,12 @@ class Confirm(NamedTuple):
     credit: int
     time: int
     log: bytes
+    payload: Any = b""
 
 
 class Receive(NamedTuple):
-    """Lease up to `messages` messages for this principal, waiting up to `wait` ms for the first."""
+    """Lease up to `messages` messages for this principal, waiting up to `wait` ms for the first. `settle`:
+    they are settled before they leave the broker (at most once), and have no lease."""
 
     queue: str
     messages: int
@@ -51,7 +54,8 @@ class Delivery(NamedTuple):
 
 
 class Consume(NamedTuple):
-    """Start push delivery under a number of the client's choice. `payload`: u64 tokens of leases this
+    """Start push delivery under a number of the client's choice. Subscriptions of a lower `priority` get
+    nothing while one of a higher has credit; `settle` as in Receive. `payload`: u64 tokens of leases this
     session still holds from an earlier life of the subscription; its others are released."""
 
     queue: str
@@ -110,6 +114,24 @@ class Extend(NamedTuple):
     payload: Any
 
 
+class Checkpoint(NamedTuple):
+    """How far work on one message has got: the range of that message (24 bytes), then up to 64 KiB that the
+    next try is given. Durable. `extend`: its lease ends that many ms from now."""
+
+    queue: str
+    extend: int
+    payload: Any
+
+
+class Reply(NamedTuple):
+    """Ack one message and enqueue the answer to it in another queue, both or neither. Payload: the range of
+    the message (24 bytes), then a batch."""
+
+    queue: str
+    to: str
+    payload: Any
+
+
 class Settled(NamedTuple):
     """How many messages were settled, returned or extended; `payload`: the ranges that were stale."""
 
@@ -158,8 +180,68 @@ class Purge(NamedTuple):
     queue: str
 
 
+class Resume(NamedTuple):
+    """Messages of a group that was parked are delivered again. The reply is a document: {"resumed": bool}."""
+
+    queue: str
+    message_group: str
+
+
+class Reschedule(NamedTuple):
+    """A message that is not in flight becomes ready at `at` (ms since 1970; 0: now), or is gone (None).
+    By its id: the uuid and offset of where it was first appended. The reply is a document: {"found":
+    bool}."""
+
+    queue: str
+    log: bytes
+    offset: int
+    at: int | None
+
+
+class Transfer(NamedTuple):
+    """Move, or copy, up to `limit` messages and 1 MiB of a queue to another, in one entry each, from offset
+    `cursor` on. `to` None: where each died. `state`: ready, delayed, waiting or settled (which are copied).
+    `where` may hold reason, since, until (ms), header, value, id_log, id_offset. `dry`: only count.
+    The reply is a document: {"messages": n, "bytes": n, "next": cursor or None}."""
+
+    queue: str
+    to: str | None
+    state: str
+    limit: int
+    cursor: int
+    where: dict[str, Any]
+    dry: bool = False
+
+
+class Find(NamedTuple):
+    """Messages in any state for which `where` holds (see Transfer), from offset `cursor` on: at most `limit`,
+    and as far as one look reads. Goes on at `next` of the reply, if that is not None."""
+
+    queue: str
+    limit: int
+    cursor: int
+    where: dict[str, Any]
+
+
+class Found(NamedTuple):
+    """What FIND found, as in a delivery, and the state of each message."""
+
+    slices: int
+    states: tuple[str, ...]
+    next: int | None
+    payload: Any
+
+
+class Explain(NamedTuple):
+    """Why a message is where it is, by its id. The reply is a document."""
+
+    queue: str
+    log: bytes
+    offset: int
+
+
 class Peek(NamedTuple):
-    """Look at up to `limit` messages in a state (ready, delayed, in_flight, waiting) without a lease."""
+    """Up to `limit` messages in a state (ready, held, delayed, in_flight, waiting), without a lease."""
 
     queue: str
     limit: int

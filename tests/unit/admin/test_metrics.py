@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from penstock_broker.admin import metrics
 from penstock_broker.admin.metrics import METRICS, PER_OBJECT, Exposition
 from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts, StorageFacts
-from penstock_broker.meters import Meters
+from penstock_broker.meters import Histogram, Meters
 from penstock_protocol.errors import QueueFull
 from penstock_protocol.messages.queues import Enqueue
 from penstock_protocol.verbs import BY_REQUEST
@@ -22,6 +22,7 @@ def queue(name: str, ready: int, age: float) -> QueueFacts:
     return QueueFacts(
         name,
         ready,
+        held=4,
         delayed=1,
         in_flight=2,
         waiting=0,
@@ -35,12 +36,23 @@ def queue(name: str, ready: int, age: float) -> QueueFacts:
         acked=7,
         nacked=2,
         lease_expired=1,
+        expired=6,
+        dropped=8,
+        duplicates=5,
         dead_lettered={"rejected": 1, "max_attempts": 2},
         refused={"QueueFull": 4},
+        blocked_groups=2,
+        throttled_tenants=1,
     )
 
 
 LINES_1 = PartitionFacts("lines", 1, 0, 3, 300, 0, 0, 0, None, 0)
+
+
+def observed(seconds: float, times: int) -> Histogram:
+    histogram = Histogram()
+    histogram.observe(seconds, times)
+    return histogram
 
 
 def node(queues: list[QueueFacts]) -> NodeFacts:
@@ -60,6 +72,8 @@ def node(queues: list[QueueFacts]) -> NodeFacts:
         disk_full=False,
         recovery_seconds=0.25,
         boot=1,
+        waits=observed(0.2, 3),
+        services=observed(2.0, 1),
         durability="fsync",
     )
 
@@ -94,6 +108,25 @@ def test_queue_shows_its_messages_by_state_and_its_totals() -> None:
     assert series["penstock_queue_acked_total", (emails,)] == 7
     assert series["penstock_queue_dead_lettered_total", (emails, ("reason", "max_attempts"))] == 2
     assert series["penstock_queue_refused_total", (emails, ("reason", "QueueFull"))] == 4
+
+
+def test_features_of_a_queue_are_counted() -> None:
+    series = scrape(node(QUEUES))
+    emails = ("queue", "emails")
+    assert series["penstock_queue_messages", (emails, ("state", "held"))] == 4
+    assert series["penstock_queue_expired_total", (emails,)] == 6
+    assert series["penstock_queue_dropped_total", (emails,)] == 8
+    assert series["penstock_queue_duplicates_total", (emails,)] == 5
+    assert series["penstock_queue_blocked_groups", (emails,)] == 2
+    assert series["penstock_queue_throttled_tenants", (emails,)] == 1
+
+
+def test_waiting_and_serving_of_all_queues_are_timed() -> None:
+    series = scrape(node(QUEUES))
+    assert series["penstock_queue_wait_seconds_count", ()] == 3
+    assert series["penstock_queue_wait_seconds_sum", ()] == pytest.approx(0.6)
+    assert series["penstock_queue_service_seconds_bucket", (("le", "1.0"),)] == 0
+    assert series["penstock_queue_service_seconds_bucket", (("le", "2.5"),)] == 1
 
 
 def test_group_and_topic_show_every_partition() -> None:

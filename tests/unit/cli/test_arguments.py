@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from penstock.cli import arguments
-from penstock.cli.arguments import COUNT, DURATION, SIZE, Setting, or_none
+from penstock.cli.arguments import COUNT, DURATION, SIZE, SWITCH, WEIGHTS, Setting, or_none
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,14 @@ REFUSED = [
     (arguments.at_most, ["all", "-1"], "write it like 1000"),
     (arguments.number, ["nan", "-1", "1e9"], "write it like 2 or 0.2"),
     (arguments.place, ["yesterday", "-10", "-", ""], "write earliest, latest, an offset like 42, or -1h"),
+    (
+        arguments.instant,
+        ["now", "2026-01-02", "2026-01-02T03:04", "-1", ""],
+        "write it like 2026-12-01T08:00Z",
+    ),
+    (arguments.switch, ["on", "true", "", "YES"], "write yes or no"),
+    (arguments.weights, ["acme", "=3", "a=1,", ""], "write them like acme=3,umbrella=0.5"),
+    (arguments.weights, ["acme=much"], "write it like 2 or 0.2"),
     (arguments.header, ["no value", "=value"], "write it like trace=abc"),
     (arguments.header, ["k=\udcff"], "is not UTF-8"),
     (arguments.utf8, ["\udcff"], "is not UTF-8"),
@@ -106,6 +114,28 @@ def test_place_may_be_how_long_ago():
 
 def test_longer_ago_than_anything_is_the_beginning_of_time():
     assert arguments.place("-999999999999d") == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-01-02T03:04Z", "2026-01-02T04:04+01:00", "2026-01-02T03:04:00.000+00:00"]
+)
+def test_instant_has_its_zone(text):
+    assert arguments.instant(text) == datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+def test_instant_may_be_how_long_ago():
+    before = datetime.now(UTC)
+    assert before <= arguments.instant("-1h") + timedelta(hours=1) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("text", ["yes", "no"])
+def test_switch_is_shown_as_it_is_typed(text):
+    assert SWITCH.show(SWITCH.read(text)) == text
+
+
+@pytest.mark.parametrize("text", ["acme=3", "acme=3,umbrella=0.5", "a=b=2", "none"])
+def test_weights_are_shown_as_they_are_typed(text):
+    assert WEIGHTS.show(WEIGHTS.read(text)) == text
 
 
 def test_header_value_may_hold_an_equals_sign():

@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from penstock.cli import COMMANDS, FAMILIES, main, plugins
+from penstock.cli import COMMANDS, FAMILIES, main, plugins, schedules
+from penstock.cli.messages import NAMES
 from penstock.cli.queues import SETTINGS
+from penstock.outgoing import EnqueueOptions
+from penstock.schedules import ScheduleSettings
 from penstock.values import Backoff, QueueSettings
 
 
@@ -87,6 +90,15 @@ def test_version_is_that_of_the_distribution(typed):
         pytest.param(["receive", "q", "--format", "%x"], "known are %b", id="bad format"),
         pytest.param(["fetch", "t", "--from", "-10"], "earliest, latest, an offset", id="bad place"),
         pytest.param(["enqueue", "q", "-H", "k"], "write it like trace=abc", id="bad header"),
+        pytest.param(
+            ["enqueue", "q", "--at", "tomorrow"], "write it like 2026-12-01T08:00Z", id="bad instant"
+        ),
+        pytest.param(["enqueue", "q", "--on-conflict", "drop"], "invalid choice: 'drop'", id="bad choice"),
+        pytest.param(["queue", "alter", "q", "--paused", "on"], "write yes or no", id="bad switch"),
+        pytest.param(["queue", "replay", "q"], "--since", id="missing option"),
+        pytest.param(
+            ["schedule", "create", "s", "q", "x", "--every", "soon"], "write it like 250ms", id="bad rhythm"
+        ),
         pytest.param(["queue", "create", "\udcff"], "is not UTF-8", id="name that is not text"),
         pytest.param(["health", "--url", "http://x"], "penstock://127.0.0.1:7420", id="bad URL"),
         pytest.param(
@@ -145,9 +157,24 @@ def test_options_of_a_queue_are_the_settings_of_the_library():
     assert {setting.name for setting in SETTINGS} == library.union(curve)
 
 
+def test_options_of_a_schedule_are_the_settings_of_the_library():
+    assert {setting.name for setting in schedules.SETTINGS} == ScheduleSettings.__annotations__.keys()
+
+
 @pytest.mark.parametrize("argv", [["--from", "-1h"], ["--from=-1h"]])
 def test_how_long_ago_may_begin_with_a_dash(argv):
     assert COMMANDS["fetch"].parse(["t", *argv]).start < datetime.now(UTC)
+
+
+@pytest.mark.parametrize("argv", [["--since", "-1h"], ["--since=-1h"]])
+def test_since_how_long_ago_may_begin_with_a_dash(argv):
+    assert COMMANDS["queue find"].parse(["q", *argv]).since < datetime.now(UTC)
+
+
+def test_options_of_enqueue_are_the_options_of_the_library():
+    typed = vars(COMMANDS["enqueue"].parse(["q"]))
+    assert typed.keys() >= EnqueueOptions.__annotations__.keys()
+    assert set(NAMES) == EnqueueOptions.__annotations__.keys() - {"headers"}
 
 
 @pytest.mark.parametrize(
@@ -169,4 +196,4 @@ def test_bodies_behind_two_dashes_may_look_like_options():
 
 
 def test_families_are_the_first_words_of_two():
-    assert {"queue", "topic", "group"} == FAMILIES
+    assert {"queue", "schedule", "topic", "group"} == FAMILIES

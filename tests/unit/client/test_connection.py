@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from random import Random
 
 import pytest
@@ -402,3 +403,12 @@ async def test_a_reply_to_nothing_ends_the_connection(server, wire, events):
     await asking
     await until(lambda: len(server.hellos) == 2)
     assert "not open" in events[0].reason
+
+
+async def test_the_clock_of_the_broker_goes_on_from_its_welcome(server, events):
+    server.welcome = server.welcome._replace(time=5_000_000)
+    wire = Wire(endpoints(server.url, None), random=Random(1), on_event=events.append)
+    assert abs(wire.now_ms() - time.time() * 1000) < 60_000  # not connected yet: this machine's
+    await wire.open(5.0)
+    assert 5_000_000 <= wire.now_ms() < 5_060_000
+    await wire.close(1.0)

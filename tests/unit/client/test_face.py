@@ -60,14 +60,28 @@ async def main() -> None:
         assert_type(receipt, penstock.Receipt)
         receipts = await emails.enqueue_many([b"a", "b", Outgoing("c", headers={"d": b"e"})], atomic=True)
         assert_type(receipts[0], penstock.Receipt)
+        await emails.enqueue("later", delay=timedelta(days=1), ttl=5, priority=9, message_group="acme")
+        await emails.enqueue_many([Outgoing("once", dedup_id="d", job_key="k", on_conflict="keep")])
+        tenants = await client.create_queue(None, fair=True, group_weights={"acme": 3}, exclusive=True)
+        assert_type(await tenants.request("ping", 1.0, headers={"a": 1}), Message[bytes])
         orders = client.queue("orders", codec=OrderCodec())
         assert_type(orders, penstock.Queue[Order])
         await orders.enqueue(Order())
         for order in await orders.receive(10, wait=1.0):
             assert_type(order.body, Order)
             assert_type(order.enqueued_at, datetime)
-            await order.ack()
-        async with emails.consume(prefetch=10) as consumer:
+            assert_type(order.checkpoint, bytes | None)
+            assert_type(order.history, penstock.History | None)
+            await order.extend(60, checkpoint=b"half-way")
+            await order.reply(Order())
+        for seen in await orders.find(header=("user", 42)):
+            assert_type(seen.message, Message[Order])
+        scheduled = await emails.schedule("daily", "report", cron="0 9 * * 1-5", options={"priority": 1})
+        assert_type(scheduled.next, tuple[datetime, ...])
+        await emails.schedule("other", "report", **scheduled.settings)
+        assert_type(await orders.redrive("emails", limit=5, dry_run=True), penstock.Redriven)
+        assert_type((await orders.explain("id")).reasons, tuple[str, ...])
+        async with emails.consume(prefetch=10, priority=1, settle=True) as consumer:
             async for message in consumer:
                 assert_type(message, Message[bytes])
                 async with message:
@@ -144,6 +158,8 @@ async def main(client: penstock.Client) -> None:
     await client.create_queue("q", max_atempts=1)
     await client.create_queue("q", max_attempts="1")
     await client.queue("q").enqueue(5)
+    await client.queue("q").enqueue("x", delya=5)
+    await client.queue("q").enqueue("x", on_conflict="drop")
     (await client.queue("q").receive())[0].nope
 """
 
@@ -151,7 +167,7 @@ async def main(client: penstock.Client) -> None:
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_mistakes_in_users_code_are_found(checker, tmp_path):
     found = check(checker, tmp_path, MISTAKES)
-    assert {int(line) for line in re.findall(r"program\.py:(\d+)", found)} == {3, 4, 5, 6}
+    assert {int(line) for line in re.findall(r"program\.py:(\d+)", found)} == {3, 4, 5, 6, 7, 8}
 
 
 def loaded_by(program: str) -> set[str]:

@@ -4,15 +4,26 @@ import asyncio
 from contextlib import nullcontext
 from typing import Any
 
+import msgpack
 import pytest
 from tests.fakes.client_wire import FakeClient, delivered, payload_of, queue_of, turns
 
-from penstock.errors import Invalid, NotFound, Stale
+from penstock.errors import Invalid, NotFound, OutcomeUnknown, Stale, TooLarge
 from penstock.events import SettleFailed, SettleStale
 from penstock.message import DeadLetter, Message, Retry
+from penstock_protocol.batch import BatchView, Kind
 from penstock_protocol.limits import REASON_BYTES_MAX
-from penstock_protocol.messages.queues import Ack, Delivery, Extend, Nack, Outcome, Settled
-from penstock_protocol.slices import Range, decode_ranges, encode_ranges
+from penstock_protocol.messages.queues import (
+    Ack,
+    Checkpoint,
+    Delivery,
+    Extend,
+    Nack,
+    Outcome,
+    Reply,
+    Settled,
+)
+from penstock_protocol.slices import RANGE_BYTES, Range, decode_ranges, encode_ranges
 
 ALL_WELL = Settled(1, b"")
 
@@ -20,7 +31,7 @@ ALL_WELL = Settled(1, b"")
 @pytest.fixture
 def client() -> FakeClient:
     made = FakeClient()
-    made.wire.answers = {kind: lambda _: ALL_WELL for kind in (Ack, Nack, Extend)}
+    made.wire.answers = {kind: lambda _: ALL_WELL for kind in (Ack, Nack, Extend, Checkpoint, Reply)}
     return made
 
 
@@ -217,6 +228,121 @@ async def test_extend_of_a_lost_lease_raises_stale_and_the_block_settles_nothing
             await message.extend(10)
     await client.settler.flush()
     assert client.wire.of(Nack) == []
+
+
+async def test_extend_with_a_checkpoint_is_durable_and_moves_the_end_of_the_lease(client: FakeClient) -> None:
+    _, message = received(client, 2, first=12, token=5)
+    await message.extend(300, b"half-way")
+    (asked,) = client.wire.of(Checkpoint)
+    assert (asked.queue, asked.extend) == ("jobs", 300_000)
+    assert asked.payload == encode_ranges([Range(5, 13, 0, 1)]) + b"half-way"
+    assert client.wire.of(Extend) == []
+    assert 299 < message.lease_remaining <= 300
+
+
+async def test_checkpoint_of_a_lost_lease_raises_stale(client: FakeClient) -> None:
+    client.wire.answers[Checkpoint] = lambda asked: Settled(0, asked.payload[:RANGE_BYTES])
+    (message,) = received(client)
+    with pytest.raises(Stale):
+        await message.extend(10, b"x")
+
+
+async def test_checkpoint_above_64_kib_is_too_large(client: FakeClient) -> None:
+    (message,) = received(client)
+    with pytest.raises(TooLarge, match="65,537 bytes; the limit is 65,536"):
+        await message.extend(10, b"x" * 65_537)
+    await message.extend(10, b"x" * 65_536)
+
+
+async def test_checkpoint_of_several_messages_is_invalid(client: FakeClient) -> None:
+    messages = received(client, 2)
+    with pytest.raises(Invalid, match="one message"):
+        await queue_of(client).extend(messages, 10, b"x")
+
+
+async def test_reply_acks_and_answers_in_one_request(client: FakeClient) -> None:
+    cells = [[(Kind.REPLY_TO, msgpack.packb("answers")), (Kind.CORRELATION_ID, msgpack.packb("7"))]]
+    (message,) = received(client, cells=cells, first=12, token=5)
+    async with message:
+        await message.reply("done", {"ok": True}, "text/plain")
+    await client.settler.flush()
+    (asked,) = [each.message for each in client.wire.asked]
+    assert (asked.queue, asked.to) == ("jobs", "answers")
+    assert asked.payload[:RANGE_BYTES] == encode_ranges([Range(5, 12, 0, 1)])
+    batch = BatchView(asked.payload[RANGE_BYTES:])
+    batch.check(1_000)
+    assert (batch.count, bytes(batch.bodies())) == (1, b"done")
+    found = {Kind(each.kind): msgpack.unpackb(batch.cells(each.kind)[0]) for each in batch.column_table}
+    assert found == {
+        Kind.HEADERS: {"ok": True},
+        Kind.CORRELATION_ID: "7",
+        Kind.CONTENT_TYPE: "text/plain",
+    }
+
+
+async def test_reply_to_a_message_that_names_no_queue_is_invalid(client: FakeClient) -> None:
+    with pytest.raises(Invalid, match="reply_to"):
+        await received(client)[0].reply("x")
+
+
+ASKING = [[(Kind.REPLY_TO, msgpack.packb("answers"))]]
+
+
+async def test_reply_under_a_lost_lease_raises_stale_and_the_block_settles_nothing(
+    client: FakeClient,
+) -> None:
+    client.wire.answers[Reply] = lambda asked: Settled(0, asked.payload[:RANGE_BYTES])
+    (message,) = received(client, cells=ASKING)
+    with pytest.raises(Stale):
+        async with message:
+            await message.reply("x")
+    await client.settler.flush()
+    assert len(client.wire.asked) == 1
+
+
+async def test_message_whose_reply_has_nowhere_to_go_can_be_acked(client: FakeClient) -> None:
+    client.wire.answers[Reply] = lambda _: NotFound("no queue 'answers'")
+    (message,) = received(client, cells=ASKING)
+    async with message:
+        with pytest.raises(NotFound):
+            await message.reply("x")
+    await client.settler.flush()
+    assert len(client.wire.of(Ack)) == 1
+
+
+async def test_reply_that_was_sent_twice_and_is_stale_is_unknown(client: FakeClient) -> None:
+    del client.wire.answers[Reply]
+    (message,) = received(client, cells=ASKING)
+    replying = asyncio.ensure_future(message.reply("x"))
+    await turns()
+    asked = client.wire.last(Reply)
+    asked.on_resend()
+    asked.reply(Settled(0, asked.message.payload[:RANGE_BYTES]))
+    with pytest.raises(OutcomeUnknown) as caught:
+        await replying
+    client.wire.answers[Reply] = lambda asked: Settled(0, asked.payload[:RANGE_BYTES])
+    with pytest.raises(OutcomeUnknown):
+        await caught.value.retry()
+
+
+async def test_message_without_a_lease_is_left_alone_by_its_block(client: FakeClient) -> None:
+    (message,) = received(client, token=0)
+    async with message:
+        pass
+    await client.settler.flush()
+    assert client.wire.asked == []
+
+
+@pytest.mark.parametrize("case", [*SETTLES, "extend", "reply"])
+async def test_message_without_a_lease_cannot_be_settled(client: FakeClient, case: str) -> None:
+    calls = {
+        **{name: call for name, (call, _, _) in SETTLES.items()},
+        "extend": lambda m: m.extend(5),
+        "reply": lambda m: m.reply("x"),
+    }
+    (message,) = received(client, cells=ASKING, token=0)
+    with pytest.raises(Invalid, match="peeked, found or received with settle=True has no lease"):
+        await calls[case](message)
 
 
 async def test_a_message_of_another_queue_is_refused(client: FakeClient) -> None:

@@ -13,7 +13,7 @@ from penstock import codecs
 from penstock.errors import Invalid, NotFound
 from penstock.group import Group
 from penstock.murmur2 import partition_of
-from penstock.values import Outgoing
+from penstock.outgoing import Outgoing
 from penstock_protocol.batch import Kind
 from penstock_protocol.limits import WAIT_MS_MAX
 from penstock_protocol.messages.topics import (

@@ -2,15 +2,13 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import values
-from penstock.errors import Invalid, TooLarge
+from penstock.errors import Invalid
 from penstock.values import Backoff
-from penstock_protocol.batch import Kind
 
 
 @pytest.mark.parametrize(
@@ -48,46 +46,6 @@ def test_a_naive_or_too_early_instant_is_invalid(instant):
         values.ms_at(instant)
 
 
-def test_a_plain_message_has_no_cells():
-    assert not values.cells_of()
-    assert not values.cells_of(headers={})
-
-
-def test_cells_are_in_the_encoding_of_their_columns():
-    when = datetime(2024, 1, 1, tzinfo=UTC)
-    headers = {"s": "x", "b": b"\0", "i": 1, "f": 0.5, "t": True, "n": None}
-    cells = dict(values.cells_of(key="k", headers=headers, timestamp=when, absent=True))
-    assert msgpack.unpackb(cells[Kind.KEY]) == b"k"
-    assert msgpack.unpackb(cells[Kind.HEADERS]) == headers
-    assert cells[Kind.TIMESTAMP] == values.ms_at(when)
-    assert cells[Kind.ABSENT] == 1
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{"x": ["nested"]}, {"x": {}}, {1: "x"}, {"x" * 256: "y"}, {"x": 2**64}],
-    ids=["a list", "a map", "a name that is no text", "a long name", "an integer of 65 bits"],
-)
-def test_headers_the_wire_cannot_carry_are_invalid(headers):
-    with pytest.raises(Invalid):
-        values.cells_of(headers=headers)
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [{str(i): 1 for i in range(65)}, {"x": "y" * 33_000}],
-    ids=["too many", "too long"],
-)
-def test_headers_above_the_limits_are_too_large(headers):
-    with pytest.raises(TooLarge):
-        values.cells_of(headers=headers)
-
-
-def test_a_key_above_its_limit_is_too_large():
-    with pytest.raises(TooLarge, match="digest"):
-        values.cells_of(key=b"x" * 16_385)
-
-
 def test_settings_go_to_the_wire_in_its_units_and_only_those_given():
     wire = values.settings_to_wire({"visibility_timeout": timedelta(seconds=5), "max_messages": None})
     assert wire == {"visibility_timeout": 5000, "max_messages": None}
@@ -102,6 +60,84 @@ def test_settings_that_are_described_can_be_passed_again():
     given = {"visibility_timeout": 5.0, "dead_letter": None, "retry": Backoff(), "max_bytes": 10}
     wire = {**values.settings_to_wire(given), "of_a_newer_broker": 1}
     assert values.queue_settings_from_wire(wire) == given
+
+
+def test_every_setting_survives_the_wire():
+    given = {
+        "visibility_timeout": 30.0,
+        "max_attempts": 3,
+        "max_deliveries": None,
+        "dead_letter": "dead",
+        "retry": Backoff(initial=0.5),
+        "max_messages": 10,
+        "max_bytes": None,
+        "max_in_flight": 5,
+        "overflow": "drop_oldest",
+        "delay": 0.25,
+        "ttl": 60.0,
+        "on_expiry": "dead_letter",
+        "dedup_window": 604_800.0,
+        "content_dedup": True,
+        "job_scope": "queued",
+        "priority_ageing": 10.0,
+        "single_active": True,
+        "paused": True,
+        "fair": True,
+        "group_concurrency": 2,
+        "group_failure": "park",
+        "group_weights": {"acme": 3, "umbrella": 0.5},
+        "rate": 100.0,
+        "group_rate": None,
+        "expires": 3_600.0,
+        "exclusive": True,
+        "source": "log",
+        "keep_settled": 86_400.0,
+        "durability": "os",
+    }
+    assert given.keys() == values.QueueSettings.__annotations__.keys()
+    assert values.queue_settings_from_wire(values.settings_to_wire(given)) == given
+
+
+def test_weights_are_one_list_on_the_wire():
+    wire = values.settings_to_wire({"group_weights": {"acme": 3, "umbrella": 0.5}})
+    assert wire == {"group_weights": ("acme", 3, "umbrella", 0.5)}
+
+
+@pytest.mark.parametrize(
+    "weights", [[("acme", 3)], None, {str(i): 1 for i in range(33)}], ids=["a list", "None", "too many"]
+)
+def test_weights_the_wire_cannot_carry_are_invalid(weights):
+    with pytest.raises(Invalid, match="at most 32"):
+        values.settings_to_wire({"group_weights": weights})
+
+
+def test_counts_of_an_older_broker_are_zero():
+    document = {"ready": 1, "delayed": 0, "in_flight": 0, "waiting": 0, "settled_total": 0}
+    stats = values.described(values.QueueStats, {**document, "oldest_age": None, "bytes": 0})
+    assert (stats.held, stats.blocked_groups, stats.throttled_tenants) == (0, 0, 0)
+
+
+def test_a_history_tells_every_attempt():
+    document = {
+        "queue": "jobs",
+        "offset": 7,
+        "first_at": 1_000,
+        "last_at": 3_000,
+        "reason": "poison",
+        "attempts": [
+            ["worker-1", 1_500, 2_000, "nacked", "KeyError: 'x'"],
+            ["worker-2", 0, 3_000, "x", None],
+        ],
+    }
+    history = values.history_of(document)
+    assert (history.queue, history.offset, history.reason) == ("jobs", 7, "poison")
+    assert (history.first_at, history.last_at) == (values.instant_of(1_000), values.instant_of(3_000))
+    assert values.history_of({**document, "last_at": 0}).last_at is None
+    first, second = history.attempts
+    assert first == values.Attempt(
+        "worker-1", values.instant_of(1_500), values.instant_of(2_000), "nacked", "KeyError: 'x'"
+    )
+    assert (second.start, second.error) == (None, None)
 
 
 def test_a_retry_that_is_no_backoff_is_invalid():

@@ -11,10 +11,11 @@ from penstock import codecs
 from penstock.errors import Corrupt, Invalid
 from penstock.queue import Queue
 from penstock.record import RecordRun
+from penstock.runs import id_of, place_of
 from penstock.views import Messages, Receipts, Records
 from penstock_protocol.batch import Kind
 from penstock_protocol.messages.queues import Delivery
-from penstock_protocol.slices import REDELIVERED, decode_slices
+from penstock_protocol.slices import REDELIVERED, REPLAYED, decode_slices
 
 
 def messages_of(*parts: tuple[bytes, bytes], codec: codecs.Codec[Any] = codecs.raw) -> Messages[Any]:
@@ -157,3 +158,39 @@ def test_receipts_are_made_from_parts_when_touched() -> None:
     assert receipts[2] == "b0"
     assert made == [("b", 0)]
     assert list(receipts) == ["a0", "a1", "b0", "b1", "b2"]
+
+
+async def test_a_message_shows_what_the_broker_added_however_large() -> None:
+    attempts = [["worker", 1, 2, "nacked", "no"]] * 100
+    history = {
+        "queue": "jobs",
+        "offset": 3,
+        "first_at": 1,
+        "last_at": 2,
+        "reason": None,
+        "attempts": attempts,
+    }
+    cells = [(Kind.HISTORY, msgpack.packb(history)), (Kind.CHECKPOINT, msgpack.packb(b"x" * 65_536))]
+    first, second = messages_of(delivered(b"a", b"b", cells=[cells, []], flags=REPLAYED))
+    assert first.checkpoint == b"x" * 65_536
+    assert first.history is not None
+    assert (first.history.queue, len(first.history.attempts)) == ("jobs", 100)
+    assert (second.checkpoint, second.history) == (None, None)
+    assert (first.replayed, first.redelivered) == (True, False)
+
+
+async def test_a_message_through_another_codec_is_the_same_message() -> None:
+    (message,) = messages_of(delivered(b'{"a":1}', first=4))
+    other = message.through(codecs.json)
+    assert (message.body, other.body, other.offset, other.queue) == (b'{"a":1}', {"a": 1}, 4, "jobs")
+
+
+@pytest.mark.parametrize("offset", [0, 7, 2**63 - 1])
+def test_an_id_tells_its_place(offset: int) -> None:
+    assert place_of(id_of(LOG.bytes, offset)) == (LOG.bytes, offset)
+
+
+@pytest.mark.parametrize("id", ["", "7", f"{LOG}", f"{LOG}:", f"{LOG}:-1", f"{LOG}:x", f"{LOG}:1 ", "x:1"])
+def test_what_is_no_id_is_invalid(id: str) -> None:
+    with pytest.raises(Invalid, match="is no id of a message"):
+        place_of(id)

@@ -97,3 +97,12 @@ def test_with_equal_credit_consumers_differ_by_at_most_one_chunk(arrivals: list[
                 ready -= share
                 largest = max(largest, share)
         assert max(got.values()) - min(got.values()) <= largest
+
+
+def test_taker_of_the_highest_priority_gets_all_it_can_take() -> None:
+    low, high = subscription(10), subscription(3)
+    high.priority = 5
+    handout = Handout()
+    handout.add(low)
+    handout.add(high)
+    assert handout.round(8) == [(high, 3)]

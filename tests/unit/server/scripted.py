@@ -6,6 +6,7 @@ from typing import Any
 
 from penstock_broker.clock import Now
 from penstock_broker.facts import NodeFacts, StorageFacts
+from penstock_broker.meters import Histogram
 from penstock_broker.outputs import Output
 from penstock_broker.session import Connection
 from penstock_broker.storage.files import Job
@@ -26,6 +27,8 @@ FACTS = NodeFacts(
     disk_full=False,
     recovery_seconds=0.0,
     boot=1,
+    waits=Histogram(),
+    services=Histogram(),
     durability="fsync",
 )
 

@@ -1,0 +1,54 @@
+"""Which messages of a queue go next: neighbours that share all stamps, plain ones by their offset, special
+ones in their order (see order.py).
+"""
+
+from typing import TYPE_CHECKING
+
+from penstock_broker.queues.histories import FRESH
+from penstock_broker.queues.states import State
+from penstock_protocol.slices import REDELIVERED, REPLAYED
+
+if TYPE_CHECKING:
+    from penstock_broker.queues.queue import Queue
+
+Run = tuple[int, int, int, int, int]
+"""First offset, messages, attempt, delivery, flags of a slice."""
+
+
+def next_run(queue: "Queue", limit: int) -> Run | None:
+    """The next messages to go that share all stamps: first, messages, attempt, delivery, flags."""
+    states = queue.states
+    first, messages = states.next_ready(queue.log.end, limit)
+    special = states.next_special() if states.counts[State.SPECIAL] else None
+    if special is not None and (not messages or states.order.key(special) < states.order.key(first)):
+        return _next_special(queue, special, limit)
+    if not messages:
+        return None
+    if special is not None and states.order.ageing:
+        messages = states.order.before(special, first, messages)
+    if first >= queue.suspect_below:
+        return first, messages, 1, 1, 0
+    return first, min(messages, queue.suspect_below - first), 1, 1, REDELIVERED
+
+
+def _next_special(queue: "Queue", first: int, limit: int) -> Run:
+    """Neighbours of a special message that go with it."""
+    states, histories, noted = queue.states, queue.histories, queue.indexes.notes
+    history, key = histories.get(first, FRESH), states.order.key(first)
+    length = 1
+    while (
+        length < limit
+        and not noted
+        and states.state(first + length) == State.SPECIAL
+        and histories.get(first + length, FRESH) == history
+        and states.order.key(first + length) == key + length
+    ):
+        length += 1
+    again = history.deliveries or first < queue.suspect_below
+    replayed = queue.indexes.replayed
+    flags = (REDELIVERED if again else 0) | (REPLAYED if first in replayed else 0)
+    if replayed:
+        length = 1
+    if first < queue.suspect_below:
+        length = min(length, queue.suspect_below - first)
+    return first, length, history.failures + 1, history.deliveries + 1, flags

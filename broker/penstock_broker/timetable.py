@@ -1,0 +1,89 @@
+"""Runs schedules when their time has come: the message and the word that it ran are one entry."""
+
+from typing import TYPE_CHECKING
+
+from penstock_broker.clock import Now
+from penstock_broker.queues.admission import admit
+from penstock_broker.queues.schedules import Schedule
+from penstock_broker.queues.states import State
+from penstock_broker.storage.entries import Body, Kind, Part
+from penstock_protocol.batch import BatchView
+from penstock_protocol.errors import Conflict, Refused
+
+if TYPE_CHECKING:
+    from penstock_broker.core import Core
+
+PER_LOOK = 10
+"""Runs of one schedule at a time; more that are due follow in the next turns."""
+LATE_MS = 60_000
+"""A run that comes later than that was missed: the broker was down."""
+CATCH_UP_MAX = 1_000
+"""Missed runs that catch_up="all" makes up for."""
+LOOK_BACK_MS = 86_400_000
+"""Runs before that are not made up for, nor counted."""
+
+
+class Timetable:
+    """The schedules of one node."""
+
+    def __init__(self, core: "Core") -> None:
+        self._core = core
+
+    def arm(self, schedule: Schedule, now: Now) -> int | None:
+        """The mono ms at which it is to be looked at; None: not at all."""
+        if schedule.rhythm.paused:
+            return None
+        return now.mono + max(0, schedule.next_at - now.wall)
+
+    def due(self, schedule: Schedule, now: Now) -> None:
+        """Its time has come: run it, as often as that is due."""
+        if schedule.rhythm.paused or schedule.next_at > now.wall:
+            return
+        runs = schedule.rhythm.between(
+            schedule.next_at, max(schedule.next_at, now.wall - LOOK_BACK_MS), now.wall
+        )
+        made = _made_up_for(runs, schedule.rhythm.catch_up, now.wall - LATE_MS)
+        last = schedule.rhythm.after(runs[-1] if runs else now.wall)
+        missed = len(runs) - len(made)
+        if not made:
+            self._core.engine.append([schedule.fired_part(last, missed=missed)], wall=now.wall)
+        for following in [*made[1:], last][: min(len(made), PER_LOOK)]:
+            self._run(schedule, following, missed, now)
+            missed = 0
+
+    def _run(self, schedule: Schedule, next_at: int, missed: int, now: Now) -> None:
+        """Enqueue its message, unless it may not be: then that run is missed, too."""
+        core = self._core
+        try:
+            queue = core.registry.queue(schedule.queue)
+            if schedule.rhythm.overlap == "skip" and self._is_open(schedule):
+                raise Conflict("the message of the run before is not done")
+            batch = BatchView(schedule.batch, verify=False)
+            admission = admit(queue, batch, now.wall)
+            queue.check_room(batch.count, batch.length)
+            parts = [
+                Part(queue.uuid, Kind.APPEND, queue.log.end, 1, admission.flags, admission.detail, 0),
+                *admission.settles,
+                schedule.fired_part(next_at, queue.log.end, missed),
+            ]
+            body = Body(batch.view, batch.crc)
+            core.engine.append(parts, [body], wall=now.wall, publish=True, within=queue.within)
+        except Refused:
+            core.engine.append([schedule.fired_part(next_at, missed=missed + 1)], wall=now.wall)
+        else:
+            core.deliveries.touch(queue)
+
+    def _is_open(self, schedule: Schedule) -> bool:
+        """The message of its last run is not done."""
+        queue = self._core.registry.queues.get(schedule.queue)
+        if queue is None or schedule.latest < 0 or schedule.latest >= queue.log.end:
+            return False
+        return queue.states.state(schedule.latest) != State.SETTLED
+
+
+def _made_up_for(runs: list[int], catch_up: str, late: int) -> list[int]:
+    """The runs to make of those that are due; the ones before `late` were missed."""
+    missed = [run for run in runs if run < late]
+    if catch_up == "all":
+        return runs[-CATCH_UP_MAX:]
+    return [*(missed[-1:] if catch_up == "once" else ()), *runs[len(missed) :]]

@@ -1,0 +1,184 @@
+"""What operators do with a queue: look for messages, explain them, hold the queue, move messages, schedule.
+
+The other half of the handle in queue.py, which is what applications use.
+"""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack
+
+from penstock import schedules, transfer
+from penstock.codecs import Codec
+from penstock.outgoing import EnqueueOptions, Outgoing
+from penstock.runs import LeasedRun
+from penstock.schedules import ScheduleDescription, ScheduleSettings
+from penstock.transfer import Found, Transferring
+from penstock.values import Duration, Explanation, Header, IfExists, Redriven, StoryLine, instant_of
+from penstock_protocol.messages.queues import AlterQueue, Resume
+from penstock_protocol.messages.schedules import CreateSchedule
+from penstock_protocol.messages.schema import unpack_document
+
+if TYPE_CHECKING:
+    from penstock.client import Client
+    from penstock.queue import Queue
+
+T = TypeVar("T")
+
+
+class QueueOperations(Generic[T]):
+    """See `Queue`."""
+
+    def __init__(self, client: "Client", name: str, codec: Codec[T]) -> None:
+        self.name = name
+        self.codec = codec
+        self.client = client
+
+    def runs(self, delivery: Any) -> list[LeasedRun[T]]:
+        """The runs of a `Delivery`, `Deliver` or `Found`. Raises `Corrupt`."""
+        raise NotImplementedError
+
+    def batch_of_one(self, item: Outgoing) -> bytes:
+        """A message that is not published by itself."""
+        raise NotImplementedError
+
+    # Look
+
+    async def find(
+        self,
+        *,
+        id: str | None = None,
+        header: tuple[str, Header] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+        timeout: float | None = None,
+    ) -> list[Found[T]]:
+        """Up to `limit` messages with that id, with that header (name and value; None: any), enqueued from
+        `since` and before `until`, in any state, without a lease. The broker reads the queue a part at a
+        time, from `since` on."""
+        where = transfer.condition(id=id, header=header, since=since, until=until)
+        return await transfer.find(self, where, limit, timeout)
+
+    async def explain(self, id: str, *, timeout: float | None = None) -> Explanation:
+        """Why a message is where it is: whose lease, which group is blocked by what, delay, pause, limit.
+        Raises `NotFound`."""
+        return transfer.explanation(await transfer.explain(self, id, timeout))
+
+    async def story(self, id: str, *, timeout: float | None = None) -> list[StoryLine]:
+        """What happened to a message, as far as the broker still has it, oldest first. Raises `NotFound`."""
+        return transfer.story(await transfer.explain(self, id, timeout))
+
+    # Steer
+
+    async def pause(self, *, timeout: float | None = None) -> None:
+        """Deliver nothing from now on, until `resume`; what is in hand is not touched, and publishes go
+        on."""
+        await self.client.wire.request(AlterQueue(self.name, {"paused": True}), timeout=timeout)
+
+    async def resume(self, message_group: str | None = None, *, timeout: float | None = None) -> bool:
+        """Deliver again. `message_group`: that one, which was parked (`group_failure="park"`); whether it
+        was."""
+        if message_group is None:
+            await self.client.wire.request(AlterQueue(self.name, {"paused": False}), timeout=timeout)
+            return True
+        reply = await self.client.wire.request(Resume(self.name, message_group), timeout=timeout)
+        resumed: bool = unpack_document(reply.payload)["resumed"]
+        return resumed
+
+    async def cancel(self, id: str, *, timeout: float | None = None) -> bool:
+        """Take back a message that is not in flight, delayed or not; whether there was one."""
+        return await transfer.reschedule(self, id, None, timeout)
+
+    async def reschedule(
+        self,
+        id: str,
+        *,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """A message that is not in flight becomes ready after `delay` (0: at once) from now, or `at`, at most
+        10 years ahead; whether there was one."""
+        return await transfer.reschedule(self, id, transfer.instant(self, delay, at), timeout)
+
+    async def redrive(
+        self,
+        to: "str | Queue[Any] | None" = None,
+        *,
+        limit: int | None = None,
+        reason: str | None = None,
+        rate: float | None = None,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> Redriven:
+        """Move dead letters back to where each died, or `to` another queue; their count starts afresh, their
+        history stays. `reason`: only those that died of it.
+
+        As all that moves: it goes in steps of up to 1,000 messages, each durable, so that it may stop
+        half-way; this client paces them (`rate`: messages a second; SQS: up to 500). `dry_run` only counts.
+        `timeout` is for a step. Raises what `enqueue` to the other queue raises; `OutcomeUnknown`, whose
+        `retry()` goes on.
+        """
+        where = transfer.condition(reason=reason)
+        job = Transferring(self, to, "ready", where, limit, rate, dry_run, timeout)
+        return await job.run()
+
+    async def replay(
+        self,
+        since: datetime,
+        until: datetime | None = None,
+        *,
+        into: "str | Queue[Any] | None" = None,
+        rate: float | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> Redriven:
+        """Enqueue again what was enqueued from `since` and before `until` (None: now) and is settled, as long
+        as `keep_settled` keeps it; here, or `into` another queue. Ids stay, `.replayed` tells. In steps, as
+        `redrive`.
+        """
+        now = instant_of(self.client.wire.now_ms())
+        where = transfer.condition(since=since, until=now if until is None else until)
+        to = self.name if into is None else into
+        return await Transferring(self, to, "settled", where, limit, rate, dry_run, timeout).run()
+
+    async def move(
+        self,
+        to: "str | Queue[Any]",
+        *,
+        state: Literal["ready", "delayed", "waiting"] = "ready",
+        id: str | None = None,
+        header: tuple[str, Header] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+        rate: float | None = None,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> Redriven:
+        """Move messages in a state to another queue; conditions as in `find`. In steps, as `redrive`."""
+        where = transfer.condition(id=id, header=header, since=since, until=until)
+        return await Transferring(self, to, state, where, limit, rate, dry_run, timeout).run()
+
+    # Schedule
+
+    async def schedule(
+        self,
+        name: str,
+        body: T | bytes | str,
+        *,
+        if_exists: IfExists = "check",
+        options: EnqueueOptions | None = None,
+        timeout: float | None = None,
+        **settings: Unpack[ScheduleSettings],
+    ) -> ScheduleDescription:
+        """Let the broker enqueue this message again and again: `cron="0 9 * * 1-5", zone="Europe/Berlin"`, or
+        `every=60`. `options`: those of `enqueue`.
+
+        If a schedule of that name exists, it is compared (`Conflict`), with `if_exists="alter"` changed, with
+        "keep" left alone. `Client` alters, lists and deletes them. Raises `NotFound`, `Invalid`.
+        """
+        message = self.batch_of_one(Outgoing(body, **(options or {})))
+        request = CreateSchedule(name, self.name, schedules.settings_to_wire(settings), if_exists, message)
+        reply = await self.client.wire.request(request, timeout=timeout)
+        return schedules.description_of(unpack_document(reply.payload))

@@ -1,0 +1,219 @@
+"""Looking for messages by what they are, and moving many of them: redrive, replay, move.
+
+Moving goes in steps: the broker moves a bounded number in one entry each, from a cursor on, and says where to
+go on. So it may end half-way, with every message in one place or the other. The pace is kept here: a step is
+sent when the messages before it have had their time.
+
+A step whose socket was lost may have been done. To move again is harmless: what was moved is not there any
+more. To copy again is not, and neither is to exceed a limit: then the outcome is unknown, and who asks again
+goes on from the same cursor.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from math import ceil, isfinite
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from penstock.errors import Invalid, OutcomeUnknown, Refused
+from penstock.message import Message
+from penstock.outgoing import delay_ms, ms_until
+from penstock.runs import place_of
+from penstock.values import Duration, Explanation, Header, Redriven, StoryLine, instant_of, ms_at
+from penstock_protocol.errors import OutcomeUnknown as WireOutcomeUnknown
+from penstock_protocol.limits import FIND_MESSAGES_MAX
+from penstock_protocol.messages.queues import Explain, Find, Reschedule, Transfer
+from penstock_protocol.messages.schema import unpack_document
+
+if TYPE_CHECKING:
+    from penstock.operations import QueueOperations
+    from penstock.queue import Queue
+
+T = TypeVar("T")
+
+STEP_MESSAGES_MAX = 1_000
+STEPS_A_SECOND = 10
+"""With a rate, steps are so small that there are at least that many a second."""
+STATES = ("ready", "delayed", "waiting", "settled")
+INSTANTS = ("enqueued_at", "due")
+"""Facts that are ms since 1970 on the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T]):
+    """A message that was found, and its state."""
+
+    state: str
+    message: Message[T]
+
+
+def condition(
+    *,
+    id: str | None = None,
+    reason: str | None = None,
+    header: tuple[str, Header] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> dict[str, Any]:
+    """Which messages are meant, in the wire's words. Raises `Invalid`."""
+    where: dict[str, Any] = {}
+    if id is not None:
+        where["id_log"], where["id_offset"] = place_of(id)
+    if reason is not None:
+        where["reason"] = reason
+    if header is not None:
+        if not isinstance(header, tuple) or len(header) != 2:
+            raise Invalid(f"header={header!r} is no pair", hint='pass (name, value), like ("user", 42)')
+        where["header"], where["value"] = header
+    if since is not None:
+        where["since"] = ms_at(since)
+    if until is not None:
+        where["until"] = ms_at(until)
+    return where
+
+
+# Looking
+
+
+async def find(
+    queue: "QueueOperations[T]", where: dict[str, Any], limit: int, timeout: float | None
+) -> list[Found[T]]:
+    """See `Queue.find`."""
+    found: list[Found[T]] = []
+    cursor: int | None = 0
+    while cursor is not None and len(found) < limit:
+        most = min(limit - len(found), FIND_MESSAGES_MAX)
+        reply = await queue.client.wire.request(Find(queue.name, most, cursor, where), timeout=timeout)
+        messages = (Message(run, index) for run in queue.runs(reply) for index in range(run.stamps.messages))
+        found += [Found(state, message) for state, message in zip(reply.states, messages, strict=True)]
+        cursor = reply.next
+    return found
+
+
+async def explain(queue: "QueueOperations[Any]", id: str, timeout: float | None) -> dict[str, Any]:
+    """What the broker says about one message."""
+    reply = await queue.client.wire.request(Explain(queue.name, *place_of(id)), timeout=timeout)
+    document: dict[str, Any] = unpack_document(reply.payload)
+    return document
+
+
+def explanation(document: Mapping[str, Any]) -> Explanation:
+    """Why it is where it is, of what the broker says."""
+    facts = {
+        name: instant_of(value) if name in INSTANTS and value is not None else value
+        for name, value in document["facts"].items()
+    }
+    return Explanation(document["state"], tuple(document["reasons"]), facts)
+
+
+def story(document: Mapping[str, Any]) -> list[StoryLine]:
+    """What happened to it, of what the broker says."""
+    return [StoryLine(instant_of(ms), what, detail or "") for ms, what, detail in document["story"]]
+
+
+# Moving
+
+
+def instant(queue: "QueueOperations[Any]", delay: Duration | None, at: datetime | None) -> int:
+    """When a message shall be ready, ms since 1970; 0: now. Raises `Invalid`."""
+    if (delay is None) is (at is None):
+        raise Invalid("a message is rescheduled by delay or by at", hint="pass one of them")
+    now_ms = queue.client.wire.now_ms
+    if at is not None:
+        return ms_until(at, now_ms)
+    ms = 0 if delay is None else delay_ms(delay)
+    return now_ms() + ms if ms else 0
+
+
+async def reschedule(queue: "QueueOperations[Any]", id: str, at: int | None, timeout: float | None) -> bool:
+    """See `Queue.reschedule`. `at` None: it is gone."""
+    again = asyncio.Event()
+    request = Reschedule(queue.name, *place_of(id), at)
+    reply = await queue.client.wire.request(request, timeout=timeout, on_resend=again.set)
+    found: bool = unpack_document(reply.payload)["found"]
+    if at is None and not found and again.is_set():
+        raise OutcomeUnknown(
+            f"the connection was lost while {id} was cancelled: it was, or there was none",
+            repeat=lambda: reschedule(queue, id, at, timeout),
+        )
+    return found
+
+
+class Transferring:
+    """One redrive, replay or move. `to` None: where each died. Raises `Invalid` for what cannot be."""
+
+    def __init__(
+        self,
+        queue: "QueueOperations[Any]",
+        to: "str | Queue[Any] | None",
+        state: str,
+        where: dict[str, Any],
+        limit: int | None,
+        rate: float | None,
+        dry_run: bool,
+        timeout: float | None,
+    ) -> None:
+        if state not in STATES:
+            raise Invalid(f"state={state!r}: it can be {', '.join(STATES)}")
+        if limit is not None and limit < 0:
+            raise Invalid(f"limit={limit}: it can be 0 or more, or None for all")
+        if rate is not None and not (isfinite(rate) and rate > 0):
+            raise Invalid(f"rate={rate}: it is more than 0 messages a second, or None for no pace")
+        self._queue = queue
+        self._to = to if to is None or isinstance(to, str) else to.name
+        self._state = state
+        self._where = where
+        self._limit = limit
+        self._rate = None if dry_run else rate
+        self._dry = dry_run
+        self._timeout = timeout
+        self._cursor: int | None = 0
+        self._messages = 0
+        self._bytes = 0
+        self._begun = 0.0
+        self._once = not dry_run and (state == "settled" or limit is not None)
+        """A step that may have been done is not repeated unasked."""
+
+    async def run(self) -> Redriven:
+        """Do it; called again, go on with it."""
+        self._begun = asyncio.get_running_loop().time() - self._time_of(self._messages)
+        try:
+            while self._cursor is not None and self._messages != self._limit:
+                await self._step(self._cursor)
+        except WireOutcomeUnknown as error:
+            raise OutcomeUnknown(self._told(error.message), repeat=self.run) from None
+        except Refused as error:
+            error.message = self._told(error.message)
+            raise
+        return Redriven(self._messages, self._bytes)
+
+    async def _step(self, cursor: int) -> None:
+        await self._in_time()
+        most = STEP_MESSAGES_MAX
+        if self._rate is not None:
+            most = min(most, ceil(self._rate / STEPS_A_SECOND))
+        if self._limit is not None:
+            most = min(most, self._limit - self._messages)
+        reply = await self._queue.client.wire.request(
+            Transfer(self._queue.name, self._to, self._state, most, cursor, self._where, self._dry),
+            timeout=self._timeout,
+            on_resend=self._doubt if self._once else None,
+        )
+        document = unpack_document(reply.payload)
+        self._messages += document["messages"]
+        self._bytes += document["bytes"]
+        self._cursor = document["next"]
+
+    async def _in_time(self) -> None:
+        due = self._begun + self._time_of(self._messages)
+        await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+
+    def _time_of(self, messages: int) -> float:
+        return messages / self._rate if self._rate is not None else 0.0
+
+    def _doubt(self) -> None:
+        raise WireOutcomeUnknown(f"the connection was lost while messages of {self._queue.name!r} were moved")
+
+    def _told(self, message: str) -> str:
+        return f"{message}; {self._messages:,} messages were moved before" if self._messages else message
