@@ -279,10 +279,10 @@ class Deliveries:
             else:
                 self.arm(lane, now)
 
-    def note(self, queue: Queue, rows: Sequence[notes.Row], now: Now) -> None:
-        """Remember something of messages."""
+    def note(self, queue: Queue, rows: Sequence[notes.Row], now: Now, *, publish: bool = False) -> None:
+        """Remember something of messages. `publish`: it takes room as a publish does, and is refused so."""
         part = Part(queue.uuid, Kind.NOTED, detail=notes.encode(rows))
-        self._engine.append([part], wall=now.wall, within=queue.within)
+        self._engine.append([part], wall=now.wall, publish=publish, within=queue.within)
 
     def release(self, queue: Queue, runs: Sequence[tuple[int, int]], now: Now) -> None:
         """Messages that were not tried: ready at once, or dead if handed out too often."""

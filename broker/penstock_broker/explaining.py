@@ -39,7 +39,7 @@ def explain(queue: Queue, offset: int, now: Now) -> Facts:
     elif state is State.DELAYED:
         _delayed(queue, offset, now, facts, reasons)
     elif state is State.WAITING:
-        reasons.append(f"it is dead, and {_about_dead_letter(queue)}")
+        reasons.append(f"it is dead, and {_about_dead_letter(queue, offset)}")
     _group(queue, offset, state, facts, reasons)
     if state in (State.READY, State.SPECIAL, State.HELD):
         _limits(queue, now, reasons)
@@ -74,9 +74,11 @@ def _delayed(queue: Queue, offset: int, now: Now, facts: Facts, reasons: list[st
         reasons.append(f"{what} in {max(0, due - now.wall) / 1000:.1f} s")
 
 
-def _about_dead_letter(queue: Queue) -> str:
+def _about_dead_letter(queue: Queue, offset: int) -> str:
     name = queue.policy.dead_letter
-    return "its bytes are damaged" if queue.damaged else f"the dead-letter queue {name!r} has no room"
+    return (
+        "its bytes are damaged" if offset in queue.damaged else f"the dead-letter queue {name!r} has no room"
+    )
 
 
 def _group(queue: Queue, offset: int, state: State, facts: Facts, reasons: list[str]) -> None:

@@ -199,11 +199,7 @@ class Registry:
                 queue.within = self._within(policy.durability)
         elif item.sort == "schedule":
             altered, schedule = _schedule(item), self.schedules[item.name]
-            schedule.rhythm, schedule.batch, schedule.next_at = (
-                altered.rhythm,
-                altered.batch,
-                altered.next_at,
-            )
+            schedule.rhythm, schedule.batch = altered.rhythm, altered.batch
         else:
             topic = self.topics[item.name]._replace(policy=topic_policy_for(item.settings))
             self.topics[item.name] = topic

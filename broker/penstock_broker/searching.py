@@ -174,7 +174,11 @@ def _matches(cut: Cut, where: Where) -> Iterator[Match]:
 
 
 def _has_header(cell: Any, where: Where) -> bool:
-    if not cell:
+    """A cell that its sender made no map of has none."""
+    try:
+        headers = msgpack.unpackb(cell) if cell else None
+    except (ValueError, TypeError, msgpack.UnpackException):
         return False
-    headers = msgpack.unpackb(cell)
-    return where.header in headers and where.value in (None, headers[where.header])
+    if not isinstance(headers, dict) or where.header not in headers:
+        return False
+    return where.value in (None, headers[where.header])

@@ -3,18 +3,19 @@
 from typing import TYPE_CHECKING
 
 from penstock_broker.clock import Now
-from penstock_broker.queues.admission import admit
 from penstock_broker.queues.schedules import Schedule
 from penstock_broker.queues.states import State
 from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_protocol.batch import BatchView
-from penstock_protocol.errors import Conflict, Refused
+from penstock_protocol.errors import Busy, Conflict, DiskFull, Refused
 
 if TYPE_CHECKING:
     from penstock_broker.core import Core
 
 PER_LOOK = 10
 """Runs of one schedule at a time; more that are due follow in the next turns."""
+AGAIN_MS = 1_000
+"""Until a run is tried again that the journal could not take."""
 LATE_MS = 60_000
 """A run that comes later than that was missed: the broker was down."""
 CATCH_UP_MAX = 1_000
@@ -28,12 +29,15 @@ class Timetable:
 
     def __init__(self, core: "Core") -> None:
         self._core = core
+        self._busy: set[Schedule] = set()
+        """Those whose run the journal could not take at the moment."""
 
     def arm(self, schedule: Schedule, now: Now) -> int | None:
         """The mono ms at which it is to be looked at; None: not at all."""
         if schedule.rhythm.paused:
             return None
-        return now.mono + max(0, schedule.next_at - now.wall)
+        wait = max(0, schedule.next_at - now.wall)
+        return now.mono + (wait if schedule not in self._busy else max(wait, AGAIN_MS))
 
     def due(self, schedule: Schedule, now: Now) -> None:
         """Its time has come: run it, as often as that is due."""
@@ -47,20 +51,23 @@ class Timetable:
         missed = len(runs) - len(made)
         if not made:
             self._core.engine.append([schedule.fired_part(last, missed=missed)], wall=now.wall)
+        self._busy.discard(schedule)
         for following in [*made[1:], last][: min(len(made), PER_LOOK)]:
-            self._run(schedule, following, missed, now)
+            if not self._run(schedule, following, missed, now):
+                self._busy.add(schedule)
+                return
             missed = 0
 
-    def _run(self, schedule: Schedule, next_at: int, missed: int, now: Now) -> None:
-        """Enqueue its message, unless it may not be: then that run is missed, too."""
+    def _run(self, schedule: Schedule, next_at: int, missed: int, now: Now) -> bool:
+        """Enqueue its message, unless it may not be: then that run is missed, too. False: it cannot be at the
+        moment."""
         core = self._core
         try:
             queue = core.registry.queue(schedule.queue)
             if schedule.rhythm.overlap == "skip" and self._is_open(schedule):
                 raise Conflict("the message of the run before is not done")
             batch = BatchView(schedule.batch, verify=False)
-            admission = admit(queue, batch, now.wall)
-            queue.check_room(batch.count, batch.length)
+            admission = core.publishing.admit(queue, batch, now)
             parts = [
                 Part(queue.uuid, Kind.APPEND, queue.log.end, 1, admission.flags, admission.detail, 0),
                 *admission.settles,
@@ -68,10 +75,13 @@ class Timetable:
             ]
             body = Body(batch.view, batch.crc)
             core.engine.append(parts, [body], wall=now.wall, publish=True, within=queue.within)
+        except (Busy, DiskFull):
+            return False
         except Refused:
             core.engine.append([schedule.fired_part(next_at, missed=missed + 1)], wall=now.wall)
         else:
             core.deliveries.touch(queue)
+        return True
 
     def _is_open(self, schedule: Schedule) -> bool:
         """The message of its last run is not done."""

@@ -240,7 +240,7 @@ class Redriven(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One time a message was handed out and failed. `start`: None if the broker has not kept it; `outcome`:
-    how it ended (nacked, expired, …); `error`: the reason that was given."""
+    how it ended (nacked, lease expired, …); `error`: the reason that was given."""
 
     consumer: str
     start: datetime | None

@@ -15,8 +15,9 @@ import os
 import re
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from statistics import quantiles
+from typing import Any
 
 import penstock
 from penstock_loadtest.broker import Broker
@@ -197,18 +198,19 @@ async def recovery(scale: float, say: Say) -> None:
         )
 
 
-FIGURES = {"amplification": amplification, "pace": pace, "recovery": recovery}
+Figure = Callable[[float, Say], Coroutine[Any, Any, None]]
+FIGURES: dict[str, Figure] = {"amplification": amplification, "pace": pace, "recovery": recovery}
 
 
-def main() -> None:
-    """The figures asked for, or all."""
-    parser = argparse.ArgumentParser(prog="python -m penstock_loadtest.storage", description=__doc__)
+def measure(figures: dict[str, Figure], module: str, about: str | None) -> None:
+    """What `python -m penstock_loadtest.MODULE` does: the figures asked for, or all."""
+    parser = argparse.ArgumentParser(prog=f"python -m penstock_loadtest.{module}", description=about)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--scale", type=float, default=1.0, help="a part of the messages")
     options = parser.parse_args()
-    for name in options.names or FIGURES:
-        asyncio.run(FIGURES[name](options.scale, lambda line: print(line, flush=True)))
+    for name in options.names or figures:
+        asyncio.run(figures[name](options.scale, lambda line: print(line, flush=True)))
 
 
 if __name__ == "__main__":
-    main()
+    measure(FIGURES, "storage", __doc__)

@@ -75,7 +75,7 @@ class Kind(IntEnum):
     TIMESTAMP = 3  # width 8: ms since 1970 by the producer, 0 = none
     ABSENT = 4  # width 1: 1 = the value is null (a tombstone), its body is empty; 0 = it is there
     DELAY = 5  # width 8: not delivered before that many ms after the append; 0 = none
-    TTL = 6  # width 8: expires that many ms after the append; 0 = never
+    TTL = 6  # width 8: expires that many ms after the append; 0 = when the queue says
     PRIORITY = 7  # width 1: 0 … 9, 9 first
     MESSAGE_GROUP = 8  # width 0: str
     DEDUP_ID = 9  # width 0: str

@@ -9,6 +9,7 @@ from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Conflict, Error, OffsetOutOfRange, QueueFull
 from penstock_protocol.link import Link, Role
 from penstock_protocol.messages import queues as q
+from penstock_protocol.messages import schedules as c
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
 from penstock_protocol.messages.schema import pack_document
@@ -72,6 +73,7 @@ def _tried() -> bytes:
 
 PLAIN_BATCH, RICH_BATCH, OPTIONS_BATCH, TRIED_BATCH = _plain(), _rich(), _with_options(), _tried()
 SPARSE_BATCH = bytes(picked(BatchView(RICH_BATCH), [0, 2]))
+RICH_ONE = bytes(picked(BatchView(RICH_BATCH), [0]))
 BATCHES = {
     "plain, of producer 7, sequence 3": PLAIN_BATCH,
     "with every column in use": RICH_BATCH,
@@ -254,4 +256,12 @@ EXAMPLES = [
         ),
         "EXPLAIN",
     ),
+    Example(c.CreateSchedule("nightly", "emails", {"cron": "0 3 * * *", "zone": "UTC"}, "check", RICH_ONE)),
+    Example(s.Document(pack_document({"name": "nightly", "next": [TIME]})), "CREATE_SCHEDULE"),
+    Example(c.AlterSchedule("nightly", {"paused": True})),
+    Example(s.Document(pack_document({"name": "nightly", "next": []})), "ALTER_SCHEDULE"),
+    Example(c.DeleteSchedule("nightly")),
+    Example(s.Done(), "DELETE_SCHEDULE"),
+    Example(c.ListSchedules("n", "", 10, 3)),
+    Example(s.Document(pack_document({"items": [], "more": False})), "LIST_SCHEDULES"),
 ]

@@ -10,7 +10,7 @@ from tests.house.source import modules
 
 from penstock_broker import catalogue, producers
 from penstock_broker.groups import offsets
-from penstock_broker.queues import queue, states
+from penstock_broker.queues import kept, queue, schedules, states
 from penstock_broker.storage import blocks, checkpoint, entries, log, node, segment
 from penstock_broker.topics import partition
 
@@ -23,17 +23,19 @@ MODULES = {
         blocks,
         checkpoint,
         entries,
+        kept,
         log,
         node,
         offsets,
         partition,
         producers,
         queue,
+        schedules,
         segment,
         states,
     )
 }
-CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "uuid": "16s"}
+CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "i64": "q", "uuid": "16s"}
 """Type in the specification → struct code."""
 
 
@@ -85,8 +87,11 @@ def test_fields_of_a_row_are_those_of_its_struct(name: str, fields: str) -> None
 
 
 def test_snapshots_have_the_kinds_of_their_machines() -> None:
-    rows = re.findall(r"^\| (\d) \| (node|catalogue|queue|partition|group) \|", TEXT, flags=re.M)
-    kinds = {"node": node, "catalogue": catalogue, "queue": queue, "partition": partition, "group": offsets}
+    rows = re.findall(r"^\| (\d) \| (node|catalogue|queue|partition|group|schedule) \|", TEXT, flags=re.M)
+    kinds = {
+        **{"node": node, "catalogue": catalogue, "queue": queue},
+        **{"partition": partition, "group": offsets, "schedule": schedules},
+    }
     assert {name: int(kind) for kind, name in rows} == {name: module.KIND for name, module in kinds.items()}
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from penstock_broker.queues import policy as queues
+from penstock_broker.queues import schedules
 from penstock_broker.topics import policy as topics
 from penstock_protocol import errors, limits, verbs
 from penstock_protocol.messages.session import Failure
@@ -35,7 +36,12 @@ def sections() -> Iterator[tuple[str, str]]:
 
 
 SECTIONS = dict(sections())
-SETTINGS = [("Queue settings", queues), ("Topic settings", topics)]
+SETTINGS = {
+    "Queue settings": (queues.Policy, queues.SETTINGS),
+    "Schedule settings": (schedules.Rhythm, schedules.SETTINGS),
+    "Topic settings": (topics.Policy, topics.SETTINGS),
+}
+"""Heading of the section → what holds the defaults, and the checks."""
 
 
 def rows(text: str) -> list[list[str]]:
@@ -118,11 +124,12 @@ def test_limits_are_those_of_the_code() -> None:
     }
 
 
-@pytest.mark.parametrize(("heading", "module"), SETTINGS)
-def test_settings_have_the_defaults_of_the_code(heading: str, module: Any) -> None:
+@pytest.mark.parametrize("heading", SETTINGS)
+def test_settings_have_the_defaults_of_the_code(heading: str) -> None:
     described = {row[0]: row[2] for row in rows(SECTIONS[heading])}
-    defaults = {field.name: field.default for field in fields(module.Policy)}
-    assert described.keys() == defaults.keys() == module.SETTINGS.keys()
+    policy, checks = SETTINGS[heading]
+    defaults = {field.name: field.default for field in fields(policy)}
+    assert described.keys() == defaults.keys() == checks.keys()
     for name, default in defaults.items():
         if name == "dead_letter":
             assert described[name] == "`<name>.dead`"
@@ -136,13 +143,13 @@ def test_settings_have_the_defaults_of_the_code(heading: str, module: Any) -> No
             assert float(number(described[name])) == default
 
 
-@pytest.mark.parametrize(("heading", "module"), SETTINGS)
-def test_settings_have_the_ranges_of_the_code(heading: str, module: Any) -> None:
+@pytest.mark.parametrize("heading", SETTINGS)
+def test_settings_have_the_ranges_of_the_code(heading: str) -> None:
     for name, _, _, described in rows(SECTIONS[heading]):
         bounds = re.match(r"([\d,.]+) … ([\d,]+)", described)
         if bounds is None:
             continue
-        check, allowed = module.SETTINGS[name]
+        check, allowed = SETTINGS[heading][1][name]
         low, high = (plain(number(bound)) for bound in bounds.groups())
         high = limits.INT_MAX if "2^63" in described else high
         assert check(low), allowed

@@ -61,37 +61,48 @@ def q(request: pytest.FixtureRequest) -> str:
     return name.removeprefix("test_")[:60]
 
 
-def _url(server: Any, folder: Path) -> Iterator[str]:
+def _serving(server: Any, folder: Path) -> Iterator[Any]:
     missing = server.missing()
     if missing:
         pytest.skip(f"{NOT_ASKED}: {missing}")
     with chdir(folder), server() as serving:
-        yield serving.url
+        yield serving
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a RabbitMQ listens."""
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A RabbitMQ."""
     pytest.importorskip("pika", reason=f"{NOT_ASKED}: pika is not installed: pip install 'penstock[peers]'")
-    from penstock_loadtest.peers.rabbitmq import Server
+    from tests.integration.rabbitmq_side import Server
 
-    yield from _url(Server, tmp_path_factory.mktemp("rabbitmq"))
+    yield from _serving(Server, tmp_path_factory.mktemp("rabbitmq"))
 
 
 @pytest.fixture(scope="session")
-def sqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where moto's SQS listens."""
+def sqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """moto's SQS."""
     for module in ("boto3", "moto"):
         pytest.importorskip(
             module, reason=f"{NOT_ASKED}: {module} is not installed: pip install boto3 'moto[server]'"
         )
     from tests.integration.sqs_side import Moto
 
-    yield from _url(Moto, tmp_path_factory.mktemp("sqs"))
+    yield from _serving(Moto, tmp_path_factory.mktemp("sqs"))
+
+
+@pytest.fixture(scope="session")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """The broker that is compared with others: as theirs, one for all tests."""
+    folder = tmp_path_factory.mktemp("beside")
+    broker = BrokerProcess(folder / "data", folder / "log", (), {}, None)
+    try:
+        yield broker.wait_ready()
+    finally:
+        broker.kill()
 
 
 async def _penstock(request: pytest.FixtureRequest) -> AsyncIterator[Penstock]:
-    url = request.getfixturevalue("broker").url
+    url = request.getfixturevalue("beside").url
     async with penstock.connect(url, timeout=20) as client:
         yield Penstock(client, url)
 
@@ -103,7 +114,7 @@ async def beside_rabbitmq(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
         async for side in _penstock(request):
             yield side
         return
-    url = request.getfixturevalue("rabbitmq")
+    url = request.getfixturevalue("rabbitmq").url
     from tests.integration.rabbitmq_side import RabbitMQ
 
     rabbitmq = RabbitMQ(url)
@@ -118,17 +129,17 @@ async def beside_sqs(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
         async for side in _penstock(request):
             yield side
         return
-    url = request.getfixturevalue("sqs")
+    url = request.getfixturevalue("sqs").url
     from tests.integration.sqs_side import Sqs
 
-    yield Sqs(url)
+    sqs = Sqs(url)
+    yield sqs
+    sqs.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name the brokers that were not asked."""
-    reasons = [report.longrepr[2] for report in terminalreporter.getreports("skipped") if report.longrepr]
-    for reason in sorted({reason for reason in reasons if NOT_ASKED in reason}):
-        count = reasons.count(reason)
-        terminalreporter.write_line(
-            f"{count} tests {reason.partition(NOT_ASKED)[1]}{reason.partition(NOT_ASKED)[2]}"
-        )
+    skipped = [report.longrepr for report in terminalreporter.getreports("skipped")]
+    reasons = [where[2] for where in skipped if isinstance(where, tuple | list) and NOT_ASKED in where[2]]
+    for reason in sorted(set(reasons)):
+        terminalreporter.write_line(f"{reasons.count(reason)} tests {reason.removeprefix('Skipped: ')}")

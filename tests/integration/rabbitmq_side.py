@@ -10,6 +10,9 @@ import pika
 from pika.exceptions import AMQPChannelError, NackError, UnroutableError
 from tests.integration.sides import POLL_SECONDS, Counts, Refused, Taken
 
+from penstock_loadtest.broker import free_port
+from penstock_loadtest.peers import rabbitmq
+
 MS = 1000
 OVERFLOW = {"reject": "reject-publish", "drop_oldest": "drop-head", "dead_letter_oldest": "drop-head"}
 PROPERTIES = ("headers", "reply_to", "correlation_id", "content_type", "priority", "message_id")
@@ -26,6 +29,22 @@ ARGUMENTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "on_expiry": lambda _: {},  # with a dead-letter exchange it is always so
     "retry": lambda _: {},  # there is none
 }
+
+
+class Server(rabbitmq.Server):
+    """A node that tells its metrics as well."""
+
+    def launch(self) -> None:
+        self.metrics = f"http://127.0.0.1:{(port := free_port())}/metrics"
+        self._listen = f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {port}\n"
+        (self.directory / "plugins").write_text("[rabbitmq_prometheus].")
+        super().launch()
+
+    def spawn(self, *command: str, environment: dict[str, str] | None = None) -> None:
+        settings = self.directory / "rabbitmq.conf"
+        if settings.exists():
+            settings.write_text(settings.read_text() + self._listen)
+        super().spawn(*command, environment=environment)
 
 
 class RabbitMQ:
@@ -133,6 +152,18 @@ class RabbitMQ:
 
     async def delete(self, queue: str) -> None:
         self.call("queue_delete", queue)
+
+    async def request(self, queue: str, body: str, answer: Callable[[str], str]) -> str:
+        asking = Consuming(self.connection)
+        self.channel.basic_consume("amq.rabbitmq.reply-to", asking.delivered, auto_ack=True)
+        await self.publish(queue, body, reply_to="amq.rabbitmq.reply-to", correlation_id="1")
+        (asked,) = await self.take(queue, wait=5)
+        to, answered = asked.raw[2].reply_to, pika.BasicProperties(correlation_id=asked.raw[2].correlation_id)
+        self.call("basic_publish", "", to, answer(asked.text).encode(), answered)  # mandatory would refuse it
+        await self.ack(asked)
+        (got,) = await asking.arrived(1)
+        assert got.raw[2].correlation_id == "1"
+        return got.text
 
     @asynccontextmanager
     async def consuming(

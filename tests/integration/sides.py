@@ -5,7 +5,7 @@ The words are Penstock's. What a test says about others is what their server did
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -117,6 +117,18 @@ class Penstock:
         """A consumer."""
         async with self.client.queue(queue).consume(**options) as consumer:
             yield Consuming(consumer)
+
+    async def request(self, queue: str, body: str, answer: Callable[[str], str]) -> str:
+        """Ask, let a worker answer, and return that."""
+
+        async def handle(message: Message[bytes]) -> None:
+            await message.reply(answer(message.text))
+
+        worker = asyncio.ensure_future(self.client.queue(queue).work(handle))
+        got = await self.client.queue(queue).request(body, timeout=10)
+        worker.cancel()
+        await asyncio.wait([worker])
+        return got.text
 
     def _queue(self, taken: Iterable[Taken]) -> "penstock.Queue[bytes]":
         return self.client.queue(next(iter(taken)).raw.queue)

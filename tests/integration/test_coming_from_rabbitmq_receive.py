@@ -2,16 +2,20 @@
 test_coming_from_rabbitmq.py."""
 
 import asyncio
+import re
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.integration import pages
 from tests.integration.process import BrokerProcess
-from tests.integration.sides import Counts, Refused, dead_letters, drain, gone, until
+from tests.integration.sides import NO_DEAD_LETTERS, Counts, Refused, dead_letters, drain, gone, until
 
 import penstock
 from penstock import Backoff, Client, Message, NotFound, Stale
 
+PAGE = pages.Page("coming-from-rabbitmq.md")
 AT_ONCE = Backoff(initial=0, jitter=0)
 
 
@@ -95,12 +99,15 @@ async def test_prefetch_bounds_what_is_sent_ahead(side: Any, q: str) -> None:
 
 async def test_consumer_of_higher_priority_is_served_first(side: Any, q: str) -> None:
     await side.declare(q)
-    async with side.another() as other, side.consuming(q, prefetch=5, priority=0) as low:
-        async with other.consuming(q, prefetch=5, priority=5) as high:
-            for number in range(5):
-                await side.publish(q, str(number))
-            assert len(await high.arrived(5)) == 5
-            assert await low.arrived(1, within=0.2) == []
+    async with (
+        side.another() as other,
+        side.consuming(q, prefetch=5, priority=0) as low,
+        other.consuming(q, prefetch=5, priority=5) as high,
+    ):
+        for number in range(5):
+            await side.publish(q, str(number))
+        assert len(await high.arrived(5)) == 5
+        assert await low.arrived(1, within=0.2) == []
 
 
 async def test_without_acks_a_message_is_gone_when_it_is_sent(side: Any, q: str) -> None:
@@ -211,6 +218,7 @@ async def test_rejected_message_is_a_dead_letter(side: Any, q: str) -> None:
 
 
 async def test_handler_may_ask_for_a_dead_letter(client: Client) -> None:
+    dead_jobs = await client.create_queue("jobs.dead", **NO_DEAD_LETTERS)
     jobs = await client.create_queue("jobs")
     await jobs.enqueue("poison")
 
@@ -218,12 +226,9 @@ async def test_handler_may_ask_for_a_dead_letter(client: Client) -> None:
         raise penstock.DeadLetter("no such user")
 
     worker = asyncio.ensure_future(jobs.work(handle))
-    async with asyncio.timeout(10):
-        while not (await jobs.stats()).settled_total:
-            await asyncio.sleep(0.05)
+    (dead,) = await dead_jobs.receive(wait=10)
     worker.cancel()
     await asyncio.wait([worker])
-    (dead,) = await client.queue("jobs.dead").receive()
     assert dead.history is not None
     assert dead.history.reason == "no such user"
 
@@ -311,16 +316,10 @@ async def test_delay_is_part_of_a_publish(client: Client) -> None:
     assert await jobs.cancel(far.id)
 
 
-async def test_request_has_its_answer(client: Client) -> None:
-    jobs = await client.create_queue("jobs")
-
-    async def shout(message: Message[bytes]) -> None:
-        await message.reply(message.text.upper())
-
-    worker = asyncio.ensure_future(jobs.work(shout))
-    assert (await jobs.request("hello", timeout=10)).text == "HELLO"
-    worker.cancel()
-    await asyncio.wait([worker])
+async def test_request_has_its_answer(side: Any, q: str) -> None:
+    await side.declare(q)
+    assert await side.request(q, "hello", str.upper) == "HELLO"
+    assert (await side.counts(q)).ready == 0
 
 
 async def test_answer_for_nobody_is_refused(side: Any, q: str) -> None:
@@ -437,3 +436,12 @@ async def test_metrics_have_names(broker: BrokerProcess, client: Client) -> None
         assert f"penstock_queue_{name}" in text
     for name in ("penstock_connections", "penstock_disk_free_bytes", "penstock_journal_sync_seconds"):
         assert name in text
+
+
+def test_metrics_have_names_there(rabbitmq: Any) -> None:
+    with urllib.request.urlopen(rabbitmq.metrics, timeout=10) as response:
+        text = response.read().decode()
+    (table,) = [each for each in PAGE.text.split("\n## ") if each.startswith("Metrics")]
+    names = set(re.findall(r"`(rabbitmq_\w+)`", table))
+    assert len(names) > 8
+    assert [name for name in sorted(names) if f"# TYPE {name} " not in text] == []

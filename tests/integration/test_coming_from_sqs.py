@@ -1,6 +1,6 @@
-"""Each row of "Coming from SQS" is tried here. Where it says what SQS does, moto's server is asked where it is
-like SQS: such a test takes the same steps with both, and both have to show the same, or what the row says of
-each. What moto does not have or does otherwise is told by the page after the documentation of AWS."""
+"""Each row of "Coming from SQS" is tried here. Where it says what SQS does, moto's server is asked where it
+is like SQS: such a test takes the same steps with both, and both have to show the same, or what the row says
+of each. What moto does not have or does otherwise is told by the page after the documentation of AWS."""
 
 import asyncio
 from datetime import timedelta
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.integration import pages
+from tests.integration.conftest import StartBroker
 from tests.integration.process import BrokerProcess
 from tests.integration.sides import NO_DEAD_LETTERS, Counts, Refused, dead_letters, drain, until
 
@@ -44,10 +45,10 @@ def test_page_program_runs_on_penstock(broker: BrokerProcess) -> None:
     assert pages.first_line(PAGE.program("penstock"), pages.environ(broker)) == "to user:42\n"
 
 
-def test_page_program_runs_on_sqs(broker: BrokerProcess, sqs: str) -> None:
+def test_page_program_runs_on_sqs(broker: BrokerProcess, sqs: Any) -> None:
     from tests.integration.sqs_side import environment
 
-    program = pages.environ(broker, **environment(sqs))
+    program = pages.environ(broker, **environment(sqs.url))
     assert pages.first_line(PAGE.program("boto3"), program) == "to user:42\n"
 
 
@@ -88,26 +89,21 @@ async def test_deleted_queue_can_be_made_again_at_once(client: Client, jobs: Que
 
 
 async def test_message_not_deleted_in_time_comes_back(side: Any, q: str) -> None:
-    await side.declare(q, visibility_timeout=1)
+    await side.declare(q, visibility_timeout=2)
     await side.publish(q, "x")
     (first,) = await side.take(q)
     assert not await side.take(q)
-    await asyncio.sleep(1.2)
-    (again,) = await back(side, q)
+    await asyncio.sleep(2.2)
+    (again,) = await side.take(q, wait=5)  # here after the retry curve
     assert (first.delivery, again.delivery) == (1, 2)
 
 
-async def back(side: Any, q: str) -> list[Any]:
-    """A lease that ends is a failure: here the message waits for its retry curve."""
-    return await side.take(q, wait=5)  # type: ignore[no-any-return]
-
-
 async def test_queue_delays_its_messages(side: Any, q: str) -> None:
-    await side.declare(q, delay=1)
+    await side.declare(q, delay=2)
     await side.publish(q, "x")
     assert await side.counts(q) == Counts(0, 0, 1)
     assert not await side.take(q)
-    await asyncio.sleep(1.1)
+    await asyncio.sleep(2.1)
     assert await drain(side, q, 1) == ["x"]
 
 
@@ -142,6 +138,15 @@ async def test_message_has_a_size_limit_of_a_mebibyte(side: Any, q: str) -> None
             await side.client.queue(q).enqueue(b"x" * (MIB + 1))
 
 
+async def test_node_may_take_larger_messages(start_broker: StartBroker) -> None:
+    broker = start_broker("--set", "limits.message_bytes=6MiB").wait_ready()
+    async with penstock.connect(broker.url) as client:
+        jobs = await client.create_queue("jobs")
+        await jobs.enqueue(b"x" * 6 * MIB)
+        (message,) = await jobs.receive()
+        assert len(message.raw) == 6 * MIB
+
+
 async def test_deliveries_have_a_limit(side: Any, q: str) -> None:
     dead = await dead_letters(side, q, max_deliveries=2)
     await side.publish(q, "poison")
@@ -163,7 +168,7 @@ async def test_failures_have_a_limit_of_their_own(client: Client) -> None:
     (dead,) = await dead_jobs.receive(wait=5)
     assert dead.history is not None
     assert dead.history.reason == "max_attempts"
-    assert [each.outcome for each in dead.history.attempts] == ["expired"] * 2
+    assert [each.outcome for each in dead.history.attempts] == ["lease expired"] * 2
 
 
 async def test_settings_are_read_and_changed(client: Client, jobs: Queue[bytes]) -> None:

@@ -55,7 +55,7 @@ async def test_wait_may_be_longer_than_twenty_seconds(side: Any, q: str) -> None
 
 async def test_receive_may_choose_its_lease(side: Any, q: str) -> None:
     await one(side, q, visibility_timeout=600)
-    await side.take(q, visibility_timeout=1)
+    await side.take(q, visibility_timeout=2)
     assert not await side.take(q)
     assert len(await side.take(q, wait=5)) == 1
 
@@ -136,10 +136,10 @@ async def test_visibility_of_zero_is_a_release(side: Any, q: str) -> None:
 
 
 async def test_more_visibility_is_more_time(side: Any, q: str) -> None:
-    await one(side, q, visibility_timeout=1)
+    await one(side, q, visibility_timeout=2)
     (taken,) = await side.take(q)
     await side.extend(taken, 600)
-    await asyncio.sleep(1.3)
+    await asyncio.sleep(2.3)
     assert not await side.take(q)
     await side.ack(taken)
 

@@ -66,7 +66,29 @@ def test_topic_example_prints_the_record_it_produced(broker: BrokerProcess) -> N
     assert done.stdout.endswith("0 b'customer:7' paid 12.50\n")
 
 
-@pytest.mark.parametrize("session", sessions(), ids=["queue", "topic"])
+def test_options_example_receives_what_is_ready_and_operators_can_do_what_they_are_told(
+    broker: BrokerProcess,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program("options")],
+        env=environ(broker),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["first", "soon or never", "step 1", "once", "reindex"]
+    (session,) = [each for each in sessions() if "redrive" in each]
+    for line in session.strip().splitlines():
+        shell(line.split("  #")[0], broker)
+    described = shell("penstock queue describe jobs --json", broker)
+    assert '"ready": 1' in described
+    assert '"paused": true' in described
+
+
+@pytest.mark.parametrize(
+    "session", [each for each in sessions() if "redrive" not in each], ids=["queue", "topic"]
+)
 def test_shell_session_runs_line_by_line(session: str, broker: BrokerProcess) -> None:
     out = [shell(line.split("  #")[0], broker) for line in session.strip().splitlines()]
     assert any(word in "".join(out) for word in ("1\n2\n3\n", "paid 12.50"))

@@ -4,11 +4,11 @@ import pytest
 from tests.fakes.disk import Disk
 from tests.fakes.memory_files import MemoryFiles
 from tests.model.bench import Bench, batch, got
-from tests.model.traits import batch_of, message
+from tests.model.traits import batch_of, message, seen
 
 from penstock_broker.queues.states import State
 from penstock_broker.storage.files import Job, Load, Prepare
-from penstock_protocol.errors import DiskFull, NotFound
+from penstock_protocol.errors import DiskFull, NotFound, TooLarge
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
@@ -359,3 +359,48 @@ def test_messages_of_a_deleted_queue_do_not_expire() -> None:  # seed 6
     bench.ask(c, q.DeleteQueue("jobs"))
     bench.settle()
     assert "jobs" not in bench.core.registry.queues
+
+
+def test_message_tells_of_a_try_though_a_crash_undid_its_death() -> None:  # seed 343
+    bench = with_queues()
+    c = bench.connect()
+    bench.enqueue(c, "jobs", b"a", b"b")
+    noted = [("attempt", 0, 1, "c", 0, 1, "rejected", "bad")]  # and then, before it is buried, a crash
+    bench.core.deliveries.note(bench.queue("jobs"), noted, bench.clock.now())
+    bench.settle()
+    again = Bench(bench.files.kill())
+    first, second = seen(again.call(again.connect(), q.Receive("jobs", 10, 0)))
+    assert [attempt[-2:] for attempt in first.history["attempts"]] == [["rejected", "bad"]]
+    assert second.history is None
+
+
+def test_message_whose_answer_is_refused_is_still_leased() -> None:  # seed 353 led there
+    bench = with_queues(visibility_timeout=1_000)
+    c = bench.connect()
+    bench.call(c, q.CreateQueue("answers", {}, "check"))
+    bench.enqueue(c, "jobs", b"a")
+    (item,) = bench.receive(c, "jobs")
+    head = encode_ranges([item.range])
+    refused = bench.call(c, q.Reply("jobs", "answers", memoryview(head + batch(b"x" * 200_000))))
+    assert isinstance(refused, TooLarge)
+    assert bench.call(c, q.Reply("jobs", "answers", memoryview(head + batch(b"short")))).messages == 1
+    assert [item.bodies for item in bench.receive(c, "answers")] == [[b"short"]]
+
+
+@pytest.mark.parametrize("what", ["reply", "checkpoint", "move"])
+def test_full_disk_refuses_what_takes_room_as_a_publish_does(what: str) -> None:  # seed 353 led there
+    bench = with_queues(visibility_timeout=10_000)
+    c = bench.connect()
+    bench.call(c, q.CreateQueue("others", {}, "check"))
+    bench.enqueue(c, "jobs", b"a", b"b")
+    (item,) = bench.receive(c, "jobs", 1)
+    bench.files.disk.taken = bench.files.disk.free
+    bench.core.engine.disk_full = True
+    head = encode_ranges([item.range])
+    request = {
+        "reply": q.Reply("jobs", "others", memoryview(head + batch(b"x"))),
+        "checkpoint": q.Checkpoint("jobs", 10_000, memoryview(head + b"half")),
+        "move": q.Transfer("jobs", "others", "ready", 10, 0, {}),
+    }[what]
+    assert isinstance(bench.call(c, request), DiskFull)
+    assert bench.ack(c, "jobs", item.range).messages == 1

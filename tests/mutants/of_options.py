@@ -88,15 +88,15 @@ MUTANTS = (
     Mutant(
         "group lets two out",
         GROUPS,
-        "        most = 1 if self._is_job(group) else self.rules.concurrency\n",
-        "        most = 1 if self._is_job(group) else 2\n",
+        "        most = 1 if group.is_job else self.rules.concurrency\n",
+        "        most = 1 if group.is_job else 2\n",
         GROUP + "one_message_of_a_group_is_out_at_a_time_and_groups_do_not_wait_for_each_other" + HERE,
     ),
     Mutant(
         "failing head steps aside",
         GROUPS,
-        "        return (self.rules.fair or self.rules.skip) and not self._is_job(group)\n",
-        "        return not self._is_job(group)\n",
+        "        return (self.rules.fair or self.rules.skip) and not group.is_job\n",
+        "        return not group.is_job\n",
         GROUP + "failing_head_holds_up_its_own_group_alone_and_is_tried_first" + HERE,
     ),
     Mutant(
@@ -180,8 +180,8 @@ MUTANTS = (
     Mutant(
         "job does not wait for the one before",
         GROUPS,
-        "        most = 1 if self._is_job(group) else self.rules.concurrency\n",
-        "        most = None if self._is_job(group) else self.rules.concurrency\n",
+        "        most = 1 if group.is_job else self.rules.concurrency\n",
+        "        most = None if group.is_job else self.rules.concurrency\n",
         JOB + "jobs_run_one_after_the_other_if_they_say_so" + HERE,
     ),
     # ---- What became of it
@@ -216,8 +216,8 @@ MUTANTS = (
     Mutant(
         "checkpoint kept for a lease that is gone",
         MESSAGES,
-        "    if leased:\n        core.deliveries.note",
-        "    if item:\n        core.deliveries.note",
+        "    if item.partition == queue.partition and queue.leases.find(item.token, item.first, 1):\n",
+        "    if item.partition == queue.partition:\n",
         NOTED + "checkpoint_of_a_lease_that_is_gone_is_stale_and_changes_nothing",
     ),
     Mutant(

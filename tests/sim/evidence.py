@@ -306,6 +306,8 @@ class World:
         """Those that may have moved or copied something."""
         self.schedules: dict[str, Op] = {}
         """What its messages say → how a schedule was created."""
+        self.births: list[float] = []
+        """When the broker began to serve, life by life, as far as is known."""
         self.runs: dict[str, int] = {}
         """How often a schedule ran in all, as the broker says."""
         for record in records:
@@ -363,6 +365,8 @@ class World:
                 self.losses.append((note["since"], time))
             case "crash":
                 self.crashes.append(time)
+            case "started":
+                self.births.append(time)
             case "runs":
                 self.runs[note["schedule"]] = note["runs"]
             case "clock":

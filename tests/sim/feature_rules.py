@@ -4,7 +4,7 @@ Times by which the broker decides are judged by its own stamps: when it says a m
 it was handed out.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import accumulate, pairwise
@@ -182,11 +182,13 @@ class Latest:
 
 def _maybe_away(queue: Queue, first: Delivery) -> bool:
     """It may have been handed out to somebody before who never got it."""
-    crashes, end = queue.world.crashes, first.end
-    born = crashes[bisect_left(crashes, first.start) - 1] if bisect_left(crashes, first.start) else -NEVER
+    births, end = queue.world.births, first.end
+    index = bisect_right(births, end)
+    born = births[index - 1] if index else -NEVER
     begin = max(queue.enqueued_at(first), born)
-    lost = any(since <= end and begin <= until for since, until in queue.world.losses)
-    return lost or fell(crashes, first.start, end)
+    losses = [loss for loss in queue.world.losses if loss[0] >= born]
+    lost = any(since <= end and begin <= until for since, until in losses)
+    return lost or fell(queue.world.crashes, begin, end)
 
 
 # of ids and keys

@@ -58,6 +58,7 @@ another one here.
                  messages to that process
     blocked      process and since: from then until now it read nothing from its connection
     crash        the broker died; all leases are void
+    started      the broker serves (may be absent)
     clock        jump: the broker's wall clock was set by so many seconds
     trimmed      log and start: retention may have given up what lies before that offset
     drained      queue or log: no faults since; all that was there was received and acked, or read

@@ -229,6 +229,7 @@ def _may_vanish(journeys: Journeys, name: str) -> bool:
         not queue.drained
         or any(op.possible for op in queue.ops["purge"])
         or settings.get("ttl") is not None
+        or bool(settings.get("content_dedup"))
         or settings.get("overflow", "reject") != "reject"
         or bool(settings.get("once"))
         or any(op.asked.get("once") for op in queue.ops["receive"])

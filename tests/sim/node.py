@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tests.fakes.disk import Disk
 from tests.fakes.memory_files import MemoryFiles, Steps
 from tests.sim import faults, invariants
+from tests.sim.carried import carried
 
 from penstock_broker.core import Core
 from penstock_broker.outputs import Close, Send
@@ -101,6 +102,8 @@ class Node:
         self._seen = -1
         self._clean = True
         """The last life ended in order."""
+        self._death = ""
+        """How the last life ended, or the last attempt at one."""
         self._turns = 0
         self._grown: Counter[str] = Counter()
         """What GROWING gave in this life."""
@@ -122,7 +125,8 @@ class Node:
                 now = world.clock.now()
                 core = Core(self.files, world.plan.settings, Random(world.random.getrandbits(64)), now)
             except PowerCut:
-                world.met("crash during recovery")
+                self._death = "crash during recovery"
+                world.met(self._death)
                 self._fall()
             except OSError as error:
                 if error.errno != errno.ENOSPC:
@@ -138,6 +142,7 @@ class Node:
         self.files.calls_left = None
         self.core = core
         self.up = True
+        world.recorder.note("started")
         self._turning, self._waking = False, None
         self._grown.clear()
         self._books.clear()
@@ -157,6 +162,8 @@ class Node:
         met("checkpoint fallback", when=len(report.slots) == 1 and both)
         met("start from a checkpoint", when=bool(report.slots))
         met("clean start", when=self._clean and bool(report.entries))
+        for what in carried(core):
+            met(f"{what} over {self._death}")
         self._world.say("start", report.position, report.sequence, report.boot, report.torn, report.entries)
 
     def crash(self, why: str, *, power: bool) -> None:
@@ -167,6 +174,7 @@ class Node:
         world.recorder.note("crash")
         world.say("crash", why, power)
         world.met(why)
+        self._death = why
         self._end()
         if power:
             self._fall()
@@ -205,7 +213,8 @@ class Node:
 
     def _stopped(self) -> None:
         self._world.recorder.note("crash")
-        self._world.met("clean stop")
+        self._death = "clean stop"
+        self._world.met(self._death)
         self._end()
         self._clean = True
         power = self._world.random.random() < 0.5

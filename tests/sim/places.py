@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BEYOND_PLAIN = (
     *("on_expiry", "job_scope", "priority_ageing", "overflow"),
-    *("fair", "group_concurrency", "group_failure"),
+    *("fair", "group_concurrency", "group_failure", "content_dedup"),
 )
 """Settings of a queue with features that the history names."""
 

@@ -71,8 +71,9 @@ def create_queue(core: "Core", call: "Call", request: q.CreateQueue) -> None:
     elif request.if_exists == "alter":
         _alter_queue(core, name, request.settings, call.now)
     elif request.if_exists == "check":
-        policy_for(name, request.settings, core.registry.queue(name).policy)
-        check_same(f"queue {name!r}", existing.settings, request.settings)
+        has = core.registry.queue(name).policy
+        wanted = policy_for(name, request.settings, has).as_map()
+        check_same(f"queue {name!r}", has.as_map(), {each: wanted[each] for each in request.settings})
     _answer_queue(core, call, name, created=existing is None)
 
 
@@ -110,7 +111,7 @@ def _alter_queue(core: "Core", name: str, settings: Mapping[str, Any], now: "Now
     _check_dead_letter(core, name, policy)
     _check_alterable(queue, policy)
     if policy != queue.policy:
-        item = Item("queue", name, queue.uuid, policy.as_map(), ())
+        item = core.registry.catalogue.items("queue")[name]._replace(settings=policy.as_map())
         core.engine.append([part_for(Kind.ALTER, item)], wall=now.wall)
     core.deliveries.touch(queue)
 

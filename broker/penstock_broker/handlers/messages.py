@@ -52,11 +52,10 @@ def checkpoint(core: "Core", call: "Call", request: q.Checkpoint) -> None:
             f"queue {queue.name!r} keeps {queue.indexes.notes.size:,} bytes of checkpoints and errors",
             hint="ack messages, or make the checkpoints smaller",
         )
-    deadline = call.now.mono + request.extend
-    known = item.partition == queue.partition
-    leased = queue.leases.extend(item.token, item.first, 1, deadline) if known else 0
-    if leased:
-        core.deliveries.note(queue, [("checkpoint", item.first, 1, bytes(data))], call.now)
+    leased = 0
+    if item.partition == queue.partition and queue.leases.find(item.token, item.first, 1):
+        core.deliveries.note(queue, [("checkpoint", item.first, 1, bytes(data))], call.now, publish=True)
+        leased = queue.leases.extend(item.token, item.first, 1, call.now.mono + request.extend)
         core.deliveries.arm(queue, call.now)
     _answer(core, call, leased, item)
 
@@ -80,18 +79,19 @@ def reply(core: "Core", call: "Call", request: q.Reply) -> None:
         _answer(core, call, 0, item)
         return
     admission = core.publishing.admit(target, batch, call.now)
-    runs, _ = queue.claim([item])
     flags, detail = admission.flags, admission.detail
     core.engine.append(
         [
             Part(target.uuid, Kind.APPEND, target.log.end, batch.count, flags, detail, 0),
             *admission.settles,
-            queue.settle_part(runs, Settled.ACKED),
+            queue.settle_part([(item.first, 1)], Settled.ACKED),
         ],
         [Body(batch.view, batch.crc)],
         wall=call.now.wall,
+        publish=True,
         within=min(queue.within, target.within),
     )
+    queue.claim([item])  # only now: whoever was refused still has the message
     core.deliveries.settled(queue, call.now)
     core.deliveries.touch(target)
     _answer(core, call, 1, item)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from penstock_broker.catalogue import Item, check_name, part_for
 from penstock_broker.handlers.admin import check_if_exists, check_same
 from penstock_broker.handlers.queues import check_between
-from penstock_broker.queues.admission import admit
+from penstock_broker.queues import traits
 from penstock_broker.queues.schedules import Rhythm, Schedule, rhythm_of
 from penstock_broker.storage.entries import Kind
 from penstock_protocol import limits
@@ -36,7 +36,7 @@ def create_schedule(core: "Core", call: "Call", request: c.CreateSchedule) -> No
             f"message of {batch.length:,} bytes; that of a schedule takes {limits.SCHEDULE_BYTES_MAX:,}",
             hint="enqueue a reference to where the data is",
         )
-    admit(queue, batch, call.now.wall)
+    traits.read(batch, queue.policy, call.now.wall)
     existing = core.registry.schedules.get(request.name)
     if existing is None:
         if len(core.registry.schedules) >= limits.SCHEDULES_MAX:
@@ -62,8 +62,10 @@ def _put(
         "batch": bytes(request.payload),
         "next_at": rhythm.after(call.now.wall),
     }
-    item = Item("schedule", request.name, uuid, settings, ())
-    core.engine.append([part_for(kind, item)], wall=call.now.wall)
+    parts = [part_for(kind, Item("schedule", request.name, uuid, settings, ()))]
+    if kind is Kind.ALTER:
+        parts.append(core.registry.schedule(request.name).fired_part(rhythm.after(call.now.wall)))
+    core.engine.append(parts, wall=call.now.wall)
     core.arm_schedule(core.registry.schedule(request.name), call.now)
 
 

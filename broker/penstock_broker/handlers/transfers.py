@@ -10,7 +10,7 @@ from penstock_broker.burial import copy_part
 from penstock_broker.explaining import NAMES
 from penstock_broker.handlers.queues import check_between
 from penstock_broker.past import cells_of
-from penstock_broker.queues.histories import FRESH
+from penstock_broker.queues.looking import plain_history
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
@@ -172,7 +172,7 @@ def _append(
     if not copies:
         gone = [(each.first, each.messages) for some in stretches.values() for each in some]
         parts.append(source.settle_part(sorted(gone), Settled.MOVED))
-    core.engine.append(parts, bodies, wall=call.now.wall, publish=copies, within=within)
+    core.engine.append(parts, bodies, wall=call.now.wall, publish=True, within=within)
     for name in stretches:
         core.deliveries.touch(core.registry.queues[name])
     core.deliveries.touch(source)
@@ -194,7 +194,8 @@ def find(core: "Core", call: "Call", request: q.Find) -> None:
 
 
 def _slice(queue: Queue, match: Match) -> tuple[bytes, bytes]:
-    history = queue.histories.get(match.offset, FRESH)
+    state = State(queue.states.state(match.offset))
+    history = queue.histories.get(match.offset, plain_history(state))
     data = bytes(cut(match.batch, match.number, 1))
     place = match.cut
     stamps = Slice(

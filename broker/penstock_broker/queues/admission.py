@@ -33,6 +33,7 @@ def admit(queue: Queue, batch: BatchView, now: int) -> Admission:
         return PLAIN
     found, on_conflict = traits.read(batch, policy, now)
     ids = _with_digests(batch, found.dedup_ids) if policy.content_dedup else found.dedup_ids
+    ids = ids if policy.dedup_window else None
     if policy.fair:
         found = found._replace(groups=_tenants(batch.count, found))
     exceptions: dict[int, Exceptional] = {}

@@ -21,8 +21,9 @@ from penstock_broker.queues.traits import Traits
 
 WAITING_TO_GO = frozenset({State.READY, State.SPECIAL, State.HELD, State.DELAYED})
 """States in which a message can expire."""
-EXPIRED_AT_ONCE_MAX = 10_000
-"""Messages that expire in one turn."""
+EXPIRED_AT_ONCE_MAX = 20_000
+"""Messages that expire in one turn, each run counting for some more."""
+RUN_COST = 20
 
 
 class Indexes:
@@ -84,7 +85,13 @@ class Indexes:
         """It goes by its offset alone."""
         if not self.used:
             return True
-        special = (self.states.order.ranks, self.groups.of, self.notes.checkpoints, self.replayed)
+        special = (
+            self.states.order.ranks,
+            self.groups.of,
+            self.notes.checkpoints,
+            self.notes.attempts,
+            self.replayed,
+        )
         return not any(offset in each for each in special)
 
     # ---- Going
@@ -181,7 +188,7 @@ class Indexes:
                     left -= messages
                 elif state == State.IN_FLIGHT:
                     self._overdue.update(range(first, first + messages))
-            left -= 1
+            left -= RUN_COST
             when = self.expiries.next()
         self.expiries.prune(self.states.cursor - self.states.head, self._is_expiry)
         return found
@@ -266,7 +273,7 @@ class Indexes:
             self.dedup.restore(sections["dedup"])
         if "notes" in sections:
             self.notes.restore(sections["notes"])
-            self.recall(self.notes.checkpoints)
+            self.recall([*self.notes.checkpoints, *self.notes.attempts])
         self.replayed = set(sections.get("replayed", ()))
         self.recall(self.replayed)
 

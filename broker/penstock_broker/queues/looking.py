@@ -14,9 +14,14 @@ NAMED = {
 """States by the names users have for them. Ready has those that are SPECIAL, too."""
 
 
+def plain_history(state: State) -> History:
+    """Of a message in that state of which nothing is kept: only one in flight was handed out."""
+    return FIRST_TRY if state is State.IN_FLIGHT else FRESH
+
+
 def ranges(queue: Queue, state: State, limit: int) -> list[tuple[int, int, History]]:
     """Runs in a state, oldest first, at most `limit` messages, cut where histories differ."""
-    plain = FRESH if state in (State.READY, State.HELD) else FIRST_TRY
+    plain = plain_history(state)
     runs = list(queue.states.ranges(state, limit))
     if state is State.READY:
         runs += queue.states.ranges(State.SPECIAL, limit)

@@ -15,6 +15,8 @@ from penstock_broker.queues.leases import Lease
 
 ATTEMPTS_MAX = 50
 """Per message; of more, the oldest are forgotten."""
+CONSUMER_CHARACTERS_MAX = 100
+"""Of the name of who tried."""
 Row = tuple[Any, ...]
 NOTES_BYTES_MAX = 64 << 20
 """Checkpoints and errors of one queue."""
@@ -47,7 +49,7 @@ class Notes:
         return bool(self.attempts) or bool(self.checkpoints) or bool(self.deaths)
 
     def apply(self, detail: bytes) -> list[int]:
-        """A NOTED part; the offsets of messages that got a checkpoint."""
+        """A NOTED part; the offsets of the messages it is about."""
         rows = msgpack.unpackb(detail)
         for what, first, messages, *fields in rows:
             if what == "attempt":
@@ -59,7 +61,7 @@ class Notes:
                 self._drop_checkpoint(first)
                 self.checkpoints[first] = fields[0]
                 self.size += len(fields[0])
-        return [row[1] for row in rows if row[0] == "checkpoint"]
+        return [offset for _, first, messages, *_ in rows for offset in range(first, first + messages)]
 
     def _tried(self, first: int, messages: int, attempt: Attempt) -> None:
         size = len(attempt.error or "")
@@ -119,7 +121,8 @@ def tries(
     """The rows of messages that a try failed for, each run with its lease."""
     rows: list[Row] = []
     for first, messages, lease in runs:
-        rows.append(("attempt", first, messages, lease.consumer, lease.since, end, outcome, error))
+        who = lease.consumer[:CONSUMER_CHARACTERS_MAX]
+        rows.append(("attempt", first, messages, who, lease.since, end, outcome, error))
     return rows
 
 

@@ -12,7 +12,13 @@ from typing import Any
 from penstock_broker import durability
 from penstock_broker.checks import Check, checked, choice, flag, integer, number, or_none
 from penstock_protocol.errors import Invalid
-from penstock_protocol.limits import DELAY_MS_MAX, INT_MAX, NAME_CHARACTERS_MAX, VISIBILITY_MS_MAX
+from penstock_protocol.limits import (
+    DELAY_MS_MAX,
+    FIELDS_ARRAY_MAX,
+    INT_MAX,
+    NAME_CHARACTERS_MAX,
+    VISIBILITY_MS_MAX,
+)
 
 GIB = 1 << 30
 DEAD_SUFFIX = ".dead"
@@ -20,7 +26,7 @@ DEAD_SUFFIX = ".dead"
 
 DAY_MS = 86_400_000
 RATE_MAX = 1_000_000
-WEIGHTS_MAX = 1_000
+WEIGHTS_MAX = FIELDS_ARRAY_MAX // 2
 
 
 def _name() -> Check:

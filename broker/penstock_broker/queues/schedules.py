@@ -85,7 +85,8 @@ class Rhythm:
                 yield (run - EPOCH) // timedelta(milliseconds=1)
         except CronSimError as error:
             raise Invalid(
-                f"cron={self.cron!r}: {error}", hint='five fields, for instance "0 9 * * 1-5"'
+                f"cron={self.cron!r}: {error}",
+                hint='five fields, for instance "0 9 * * 1-5"; of six, the last are seconds',
             ) from error
         raise Invalid(f"cron={self.cron!r} never comes", hint="look at its day and month")
 
@@ -146,7 +147,8 @@ class Schedule:
         return True
 
     def fired_part(self, next_at: int, offset: int = -1, missed: int = 0) -> Part:
-        """The FIRED of a run that enqueued the message at `offset`, or of none."""
+        """The FIRED of a run that enqueued the message at `offset`, or of none: then it says when the next
+        one is, and no more."""
         return Part(self.uuid, Kind.FIRED, detail=FIRED.pack(next_at, offset, self.missed + missed))
 
     def snapshot(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Callable
+from struct import error
 from typing import Any
 from uuid import UUID
 
@@ -96,8 +97,13 @@ def _noted(part: Part, _: Names) -> Values:
     notes = []
     for what, first, messages, *fields in msgpack.unpackb(part.detail):
         note: Values = {"what": what, "first": first, "messages": messages}
-        said = Attempt(*fields)._asdict() if what == "attempt" else text_or_base64("data", fields[0])
-        notes.append(note | said)
+        if what == "attempt":
+            note |= Attempt(*fields)._asdict()
+        elif what == "dead":
+            note |= {"reason": fields[0], "text": fields[1]}
+        else:
+            note |= text_or_base64("data", fields[0])
+        notes.append(note)
     return {"notes": notes}
 
 
@@ -199,17 +205,27 @@ def _catalogue(data: memoryview, _: Names) -> Values:
 
 
 def _queue(data: memoryview, _: Names) -> Values:
-    queue = Queue(bytes(16), "", policy_for("", {}), Log(bytes(16), Use()), Tokens(), RANDOM)
-    queue.restore(data)
+    try:
+        queue, log = _restored(data, None)
+    except error:  # over a topic: the log is a partition's
+        queue, log = _restored(data, "a topic")
     counts = queue.states.counts
     settled = counts[State.SETTLED]
-    return log_values(queue.log) | {
-        "unsettled": queue.log.end - settled,
+    values = log_values(log) | {"unsettled": log.end - settled} if log is not None else {}
+    return values | {
         "settled": settled,
         "delayed": counts[State.DELAYED],
         "held": counts[State.HELD],
         "waiting": counts[State.WAITING],
     }
+
+
+def _restored(data: memoryview, source: str | None) -> tuple[Queue, Log | None]:
+    """The machine of a queue, and its log, if that is its own."""
+    policy = policy_for("", {"source": source})
+    queue = Queue(bytes(16), "", policy, Log(bytes(16), Use()), Tokens(), RANDOM)
+    queue.restore(data)
+    return queue, queue.log if source is None else None
 
 
 def _partition(data: memoryview, _: Names) -> Values:

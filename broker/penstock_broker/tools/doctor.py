@@ -108,7 +108,7 @@ def summary(case: Case) -> Values:
     return values | {
         "entries_to_replay": case.report.entries,
         "queues": len(registry.queues),
-        "messages": sum(queue.messages for queue in registry.queues.values()),
+        "messages": sum(queue.messages for queue in registry.lanes()),
         "topics": len(registry.topics),
         "records": sum(p.log.end - p.log.start for t in registry.topics.values() for p in t.partitions),
         "groups": len(registry.groups),

@@ -44,8 +44,8 @@ class Names:
         self._labels[item.uuid] = f"{item.sort} {item.name}"
         if item.sort == "queue":
             self._addresses[item.uuid] = item.name
-        for number, uuid in enumerate(item.logs):
-            self._labels[uuid] = f"topic {item.name}/{number}"
+        for number, uuid in enumerate(item.logs):  # of a topic's partitions, or of a queue over them
+            self._labels[uuid] = f"{item.sort} {item.name}/{number}"
             self._addresses[uuid] = f"{item.name}/{number}"
 
     def label(self, uuid: bytes) -> str:

@@ -7,7 +7,7 @@ import msgpack
 import pytest
 from tests.fakes.memory_files import MemoryFiles
 from tests.unit.storage.one_node import OneNode
-from tests.unit.tools.ground import copied
+from tests.unit.tools.ground import TOPIC, copied, with_topic
 
 from penstock_broker.queues import notes, schedules
 from penstock_broker.storage.entries import PARK_FLAG, Kind, Part
@@ -154,6 +154,20 @@ def test_snapshot_with_indexes_is_counted() -> None:
     assert [(each["unsettled"], each["held"], each["delayed"]) for each in found] == [(3, 2, 1)]
 
 
+def test_snapshot_of_a_queue_over_a_topic_has_no_log_and_is_named_by_partition() -> None:
+    made = with_topic()
+    made.ask(q.CreateQueue("work", {"source": TOPIC}, "check"))
+    made.ask(q.Purge("work"))
+    made.checkpoint()
+    files = copied(made)
+    found = [
+        each for each in chosen(files, Wanted(files=["checkpoint-*"])) if each.get("of") == "queue work/0"
+    ]
+    assert [(each["settled"], "end" in each) for each in found] == [(7, False)]
+    (settled,) = shown(files, Kind.SETTLE, log="work")
+    assert (settled["of"], settled["first"]) == ("queue work/0", 0)
+
+
 def test_run_of_a_schedule_is_shown_with_what_it_enqueued() -> None:
     ran = Part(bytes(16), Kind.FIRED, detail=schedules.FIRED.pack(LATER, 3, 0))
     left_out = Part(bytes(16), Kind.FIRED, detail=schedules.FIRED.pack(LATER, -1, 1))
@@ -164,6 +178,12 @@ def test_run_of_a_schedule_is_shown_with_what_it_enqueued() -> None:
 def test_checkpoint_that_is_no_text_is_shown_in_base64() -> None:
     part = Part(bytes(16), Kind.NOTED, detail=notes.encode([("checkpoint", 0, 1, b"\xff")]))
     assert part_values(part, Names())["notes"][0]["data_base64"] == "/w=="
+
+
+def test_death_that_waits_for_room_is_shown_with_its_reason() -> None:
+    part = Part(bytes(16), Kind.NOTED, detail=notes.encode([("dead", 3, 2, "rejected", "bad")]))
+    said = {"what": "dead", "first": 3, "messages": 2, "reason": "rejected", "text": "bad"}
+    assert part_values(part, Names()) == {"notes": [said]}
 
 
 def test_settle_with_every_flag_has_an_outcome() -> None:

@@ -1,0 +1,151 @@
+"""The figures of queue features at their largest, each against a broker of its own.
+
+    delayed   a million messages delayed by up to a year: memory, and the start after kill -9
+    expiry    a million messages that expire at once: how long anybody else waits meanwhile
+    acks      a million messages acked one by one in random order: cost at the beginning and at the end
+    groups    a million message groups, one after the other: what is left of them
+
+`python -m penstock_loadtest.features [NAME …] [--scale 0.1]`: durability fsync, bodies of 100 B in thousands.
+Nothing is asserted: machines differ, and are shared.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+
+import penstock
+from penstock_loadtest.broker import Broker
+from penstock_loadtest.storage import Figure, Say, in_flight, measure
+
+MESSAGES = 1_000_000
+PER_CALL = 1_000
+BODY = bytes(100)
+YEAR_SECONDS = 365 * 86_400
+MIB = 1 << 20
+EXPIRES_SECONDS = 20.0
+ACKS_PER_FRAME = 1_000
+
+
+async def _filled(queue: penstock.Queue[bytes], messages: int, made: Callable[[int], object]) -> None:
+    """Enqueue that many messages in thousands."""
+
+    async def call(number: int) -> None:
+        first = number * PER_CALL
+        await queue.enqueue_many([made(first + index) for index in range(PER_CALL)])
+
+    await in_flight(messages // PER_CALL, call)
+
+
+def _memory(broker: Broker) -> str:
+    return f"{broker.usage().rss_anon / MIB:.0f} MiB RssAnon"
+
+
+async def delayed(scale: float, say: Say) -> None:
+    """Memory of delayed messages, and how soon a broker with them serves."""
+    messages = round(MESSAGES * scale)
+    chance = random.Random(1)
+    with Broker() as broker:
+        async with penstock.connect(broker.url) as client:
+            queue = await client.create_queue("later", max_messages=None)
+
+            def made(_: int) -> penstock.Outgoing:
+                return penstock.Outgoing(BODY, delay=3600 + chance.random() * YEAR_SECONDS)
+
+            await _filled(queue, messages, made)
+            held = (await queue.stats()).delayed
+            say(f"{held:,} delayed messages          {_memory(broker)}")
+        broker.kill()
+        broker.start()
+        async with penstock.connect(broker.url) as client:
+            held = (await client.queue("later").stats()).delayed
+        say(f"{held:,} after kill -9             served in {broker.start_seconds:.1f} s, {_memory(broker)}")
+
+
+async def expiry(scale: float, say: Say) -> None:
+    """Everything expires within a second, while somebody else asks the broker all the time."""
+    messages = round(MESSAGES * scale)
+    with Broker() as broker:
+        async with penstock.connect(broker.url) as client, penstock.connect(broker.url) as other:
+            for name, spread in (("one time", 0.0), ("times of their own", 1.0)):
+                queue = await client.create_queue(None, max_messages=None)
+                end = time.time() + EXPIRES_SECONDS
+                chance = random.Random(2)
+
+                def made(_: int, end: float = end, spread: float = spread) -> penstock.Outgoing:
+                    return penstock.Outgoing(BODY, ttl=end - time.time() + spread * chance.random())  # noqa: B023
+
+                await _filled(queue, messages, made)
+                left = (await queue.stats()).ready
+                worst = await _asked_until(other, queue, end)
+                say(f"{left:,} messages expire at {name:20} longest wait of a request {worst * 1e3:.1f} ms")
+
+
+async def _asked_until(client: penstock.Client, queue: penstock.Queue[bytes], end: float) -> float:
+    """The longest that a small request took until nothing was left."""
+    worst = 0.0
+    await client.create_queue("asked", if_exists="keep")
+    while time.time() < end or (await queue.stats()).ready:
+        began = time.monotonic()
+        await client.describe_queue("asked")
+        worst = max(worst, time.monotonic() - began)
+    return worst
+
+
+async def acks(scale: float, say: Say) -> None:
+    """Leases of everything, then acks in random order, a thousand single messages to a frame."""
+    messages = round(MESSAGES * scale)
+    with Broker() as broker:
+        async with penstock.connect(broker.url) as client:
+            queue = await client.create_queue("random", max_messages=None, max_in_flight=1_000_000)
+            await _filled(queue, messages, lambda _: BODY)
+            held: list[penstock.Message[bytes]] = []
+            while len(held) < messages:
+                held += await queue.receive(10_000, visibility_timeout=3600)
+            random.Random(3).shuffle(held)
+            costs = [each async for each in _acked(broker, queue, held)]
+        tenth = max(1, len(costs) // 10)
+        first, last = sum(costs[:tenth]) / tenth, sum(costs[-tenth:]) / tenth
+        told = f"{first:.2f} µs of broker CPU each at first, {last:.2f} at last"
+        say(f"{messages:,} random acks              {told}")
+
+
+async def _acked(
+    broker: Broker, queue: penstock.Queue[bytes], held: list[penstock.Message[bytes]]
+) -> AsyncIterator[float]:
+    before = broker.usage().cpu
+    share = max(ACKS_PER_FRAME, len(held) // 50)
+    for at in range(0, len(held), share):
+        for begin in range(at, min(at + share, len(held)), ACKS_PER_FRAME):
+            await queue.ack(held[begin : begin + ACKS_PER_FRAME])
+        now = broker.usage().cpu
+        yield (now - before) / min(share, len(held) - at) * 1e6
+        before = now
+
+
+async def groups(scale: float, say: Say) -> None:
+    """A group of its own for every message, settled as they come."""
+    messages = round(MESSAGES * scale)
+    with Broker() as broker:
+        async with penstock.connect(broker.url) as client:
+            queue = await client.create_queue("groups", max_messages=None)
+            before = broker.usage().rss_anon
+            left = messages // PER_CALL * PER_CALL
+
+            async def consume() -> None:
+                nonlocal left
+                while left > 0:
+                    got = await queue.receive(1_000, wait=1.0)
+                    left -= len(got)
+                    if got:
+                        await got.ack()
+
+            made = _filled(queue, messages, lambda n: penstock.Outgoing(BODY, message_group=f"g{n}"))
+            await asyncio.gather(made, *(consume() for _ in range(4)))
+            grown = (broker.usage().rss_anon - before) / MIB
+        say(f"{messages:,} message groups came and went  {grown:+.0f} MiB RssAnon")
+
+
+if __name__ == "__main__":
+    figures: dict[str, Figure] = {"delayed": delayed, "expiry": expiry, "acks": acks, "groups": groups}
+    measure(figures, "features", __doc__)

@@ -1,0 +1,44 @@
+"""What of each feature a broker brings with it from one life into the next: so that a run can say which of
+them it has seen over which kind of death."""
+
+from collections.abc import Callable, Iterator
+
+from penstock_broker.core import Core
+from penstock_broker.queues.message_groups import JOB_PREFIX
+from penstock_broker.queues.queue import Queue
+from penstock_broker.queues.states import State
+
+DEATHS = ("clean stop", "kill", "power cut", "crash during recovery")
+
+
+def _grouped(queue: Queue) -> bool:
+    return any(not name.startswith(JOB_PREFIX) for name in queue.indexes.groups.named)
+
+
+CARRIED: dict[str, Callable[[Queue], object]] = {
+    "delay": lambda queue: queue.count(State.DELAYED),
+    "ttl": lambda queue: len(queue.indexes.expiries),
+    "priority": lambda queue: queue.states.order.ranks,
+    "message group": lambda queue: not queue.policy.fair and _grouped(queue),
+    "parked group": lambda queue: queue.indexes.groups.parked,
+    "tenant": lambda queue: queue.policy.fair and _grouped(queue),
+    "dedup id": lambda queue: len(queue.indexes.dedup),
+    "job key": lambda queue: any(name.startswith(JOB_PREFIX) for name in queue.indexes.groups.named),
+    "progress of work": lambda queue: queue.indexes.notes.checkpoints,
+    "tries": lambda queue: queue.indexes.notes.attempts,
+    "replayed message": lambda queue: queue.indexes.replayed,
+    "pause": lambda queue: queue.policy.paused,
+    "throw-away queue": lambda queue: queue.policy.exclusive or queue.policy.expires,
+}
+
+
+def carried(core: Core) -> Iterator[str]:
+    """The features of which something was there when that life began."""
+    queues = core.registry.queues.values()
+    yield from (what for what, has in CARRIED.items() if any(map(has, queues)))
+    if core.registry.schedules:
+        yield "schedule"
+
+
+OVER_DEATHS = tuple(f"{what} over {death}" for what in (*CARRIED, "schedule") for death in DEATHS)
+"""What a range of seeds must have seen."""
