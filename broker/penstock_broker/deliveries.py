@@ -153,6 +153,7 @@ class Deliveries:
         keeps = queue.policy.on_expiry == "dead_letter" and runs[0][0] >= queue.log.start
         if keeps and queue.policy.dead_letter is not None:
             queue.seize([run for run in runs if queue.states.state(run[0]) != State.IN_FLIGHT])
+            queue.indexes.dying(runs)
             self._burial.bury(queue, judging.dead(queue, runs, "expired"), now)
             return
         part = queue.settle_part(runs, Settled.EXPIRED)
@@ -221,6 +222,8 @@ class Deliveries:
 
     def _expired_on_the_way(self, queue: Queue, grants: Sequence[Grant], now: Now) -> bool:
         """Some of it may not be delivered any more."""
+        if not queue.indexes.used:
+            return False
         if len(queue.indexes.expiries):
             self._forget_expired(queue, now)
         return any(queue.indexes.is_overdue(grant.first, grant.messages) for grant in grants)

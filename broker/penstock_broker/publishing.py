@@ -116,7 +116,10 @@ class Publishing:
                 hint="produce to the topic",
             )
         target.used_at = now.mono
-        admission = admit(target, batch, now.wall) if batch.column_table or target.policy.marks_all else PLAIN
+        if not batch.column_table and target.takes_plainly:
+            target.check_room(batch.count, batch.length)
+            return PLAIN
+        admission = admit(target, batch, now.wall)
         messages = max(0, batch.count - len(admission.gone))
         if target.policy.overflow != "reject":
             return self._make_room(target, messages, batch.length, admission, now)

@@ -3,13 +3,12 @@
     delayed   a million messages delayed by up to a year: memory, and the start after kill -9
     expiry    a million messages that expire at once: how long anybody else waits meanwhile
     acks      a million messages acked one by one in random order: cost at the beginning and at the end
-    groups    a million message groups, one after the other: what is left of them
+    groups    a million message groups, one after the other, and all at once: memory
 
 `python -m penstock_loadtest.features [NAME …] [--scale 0.1]`: durability fsync, bodies of 100 B in thousands.
 Nothing is asserted: machines differ, and are shared.
 """
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +24,7 @@ YEAR_SECONDS = 365 * 86_400
 MIB = 1 << 20
 EXPIRES_SECONDS = 20.0
 ACKS_PER_FRAME = 1_000
+PER_ROUND = 10_000
 
 
 async def _filled(queue: penstock.Queue[bytes], messages: int, made: Callable[[int], object]) -> None:
@@ -124,26 +124,31 @@ async def _acked(
 
 
 async def groups(scale: float, say: Say) -> None:
-    """A group of its own for every message, settled as they come."""
+    """A group of its own for every message: settled as they come, and all of them at once."""
     messages = round(MESSAGES * scale)
     with Broker() as broker:
         async with penstock.connect(broker.url) as client:
             queue = await client.create_queue("groups", max_messages=None)
             before = broker.usage().rss_anon
-            left = messages // PER_CALL * PER_CALL
-
-            async def consume() -> None:
-                nonlocal left
-                while left > 0:
-                    got = await queue.receive(1_000, wait=1.0)
-                    left -= len(got)
-                    if got:
-                        await got.ack()
-
-            made = _filled(queue, messages, lambda n: penstock.Outgoing(BODY, message_group=f"g{n}"))
-            await asyncio.gather(made, *(consume() for _ in range(4)))
+            for first in range(0, messages, PER_ROUND):
+                await _filled(queue, PER_ROUND, lambda n, first=first: _of_group(first + n))  # type: ignore[misc]
+                await _drained(queue, PER_ROUND)
             grown = (broker.usage().rss_anon - before) / MIB
-        say(f"{messages:,} message groups came and went  {grown:+.0f} MiB RssAnon")
+            say(f"{messages:,} message groups came and went  {grown:+.0f} MiB RssAnon")
+            await _filled(queue, messages, _of_group)
+            say(f"{messages:,} message groups at a time      {_memory(broker)}")
+
+
+def _of_group(number: int) -> penstock.Outgoing:
+    return penstock.Outgoing(BODY, message_group=f"group-{number}")
+
+
+async def _drained(queue: penstock.Queue[bytes], messages: int) -> None:
+    """Receive and ack that many."""
+    while messages > 0:
+        got = await queue.receive(1_000, wait=5.0)
+        messages -= len(got)
+        await got.ack()
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "message-groups",
             "single messages of 1,000 message groups through one queue",
-            (AWAITED._replace(feature="groups", lanes=1_000, style="batches"),),
+            (AWAITED._replace(feature="groups", lanes=1_000, in_flight=3_000, style="batches"),),
         ),
         Scenario(
             "delayed",

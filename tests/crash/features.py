@@ -9,9 +9,19 @@ import asyncio
 from random import Random
 from typing import Any
 
+import msgpack
+
 import penstock
+from penstock_protocol.batch import BatchView, Kind
 from penstock_protocol.messages.queues import Ack, Enqueue, Nack, Outcome, Receive
-from penstock_protocol.slices import Range, decode_exceptions, decode_ranges, decode_slices, encode_ranges
+from penstock_protocol.slices import (
+    Range,
+    Slice,
+    decode_exceptions,
+    decode_ranges,
+    decode_slices,
+    encode_ranges,
+)
 from tests.crash.consumers import RARELY, in_slice
 from tests.crash.field import (
     BACKOFF_SECONDS,
@@ -129,6 +139,15 @@ async def receive(field: Field, process: str) -> None:
         await asyncio.to_thread(taker.run)
 
 
+def in_slice_beyond(stamps: Slice, batch: memoryview) -> list[Record]:
+    """The messages of one slice, with what else is told of them."""
+    messages = [{**each, "time": stamps.time / 1000} for each in in_slice(stamps, batch)]
+    for message, cell in zip(messages, BatchView(batch).cells(Kind.HISTORY) or (), strict=False):
+        if cell:
+            message["history"] = msgpack.unpackb(cell)
+    return messages
+
+
 class Taker:
     """Works in a thread."""
 
@@ -152,7 +171,7 @@ class Taker:
         with asked(self._recorder, "receive", queue=queue, wait=wait) as answer:
             delivery = client.ask(Receive(queue, RECEIVE_MAX, round(wait * 1000)))
             for stamps, batch in decode_slices(memoryview(delivery.payload), delivery.slices):
-                messages += [{**each, "time": stamps.time / 1000} for each in in_slice(stamps, batch)]
+                messages += in_slice_beyond(stamps, batch)
             answer["messages"] = messages
         poison = [each for each in messages if queue == self._field.special and is_poison(each["value"])]
         good = [each for each in messages if each not in poison]

@@ -37,15 +37,15 @@ async def outcome(broker: BrokerProcess, flow: Flow, adapter: str = "penstock_lo
 
 def test_broker_of_its_own_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
     done = loadtest(
-        tmp_path, "queue", "--messages", "3000", "--scale", "0.001", "--out", "r", "--slo", "lost<1"
+        tmp_path, "queue", "--messages", "20000", "--scale", "0.001", "--out", "r", "--slo", "lost<1"
     )
     assert done.returncode == 0, done.stderr
     assert "durability fsync" in done.stdout
     (measured,) = json.loads((tmp_path / "r.json").read_text())["runs"]
     flow = measured["flows"][0]
-    assert flow["published"]["messages"] == flow["received"][0]["messages"] == 3_000
-    assert flow["received"][0]["latency"]["count"] == 3_000
-    assert flow["received"][0]["account"]["sent"] == 3_500
+    assert flow["published"]["messages"] == flow["received"][0]["messages"] == 20_000
+    assert flow["received"][0]["latency"]["count"] == 20_000
+    assert flow["received"][0]["account"]["sent"] == 20_500
     assert measured["broker"]["user_us"] > 0
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
     assert list((tmp_path / "bench-results").iterdir()) == []

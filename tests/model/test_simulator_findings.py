@@ -404,3 +404,38 @@ def test_full_disk_refuses_what_takes_room_as_a_publish_does(what: str) -> None:
     }[what]
     assert isinstance(bench.call(c, request), DiskFull)
     assert bench.ack(c, "jobs", item.range).messages == 1
+
+
+def test_message_that_expired_and_is_not_buried_yet_is_known_to_a_checkpoint() -> None:  # seed 443
+    bench = with_queues(on_expiry="dead_letter")
+    c = bench.connect()
+    bench.call(c, q.Enqueue("jobs", batch_of(message(b"a", ttl=100))))
+    bench.enqueue(c, "jobs", b"b")  # proves the block of the first, which is left where it is, cold
+    bench = Bench(ColdFiles(bench.files.kill().disk), bench.clock)
+    bench.clock.advance(100)
+    bench.turn()
+    bench.jobs = [job for job in bench.jobs if not isinstance(job, Load)]  # the disk is slow
+    bench.core.engine.checkpoint_now()
+    bench.settle()
+    again = Bench(bench.files.kill(), bench.clock)
+    c = again.connect()
+    assert [item.bodies for item in again.receive(c, "jobs")] == [[b"b"]]
+    assert [item.bodies for item in again.receive(c, "jobs.dead")] == [[b"a"]]
+
+
+def test_message_that_expired_while_it_could_not_be_read_does_not_come_back() -> None:  # seed 546
+    bench = with_queues()
+    c = bench.connect()
+    bench.call(c, q.Enqueue("jobs", batch_of(message(b"a", ttl=100))))
+    bench.enqueue(c, "jobs", b"b")  # proves the block of the first, which is left where it is, cold
+    files = ColdFiles(bench.files.kill().disk)
+    files.readable = False
+    bench = Bench(files, bench.clock)
+    bench.call(bench.connect(), q.Receive("jobs", 1, 0))
+    assert bench.queue("jobs").count(State.WAITING) == 1
+    bench.clock.advance(100)
+    bench.settle()
+    bench.core.engine.checkpoint_now()
+    bench.settle()
+    again = Bench(bench.files.kill(), bench.clock)
+    assert [item.bodies for item in again.receive(again.connect(), "jobs")] == [[b"b"]]

@@ -227,7 +227,7 @@ class Client:
         if self.world.features.is_special(place.name):
             exceptions = decode_exceptions(confirm.payload)
             self.known.extend((place, confirm.first + i) for i in range(confirm.messages))
-            answer |= {"exceptions": [list(each) for each in exceptions], "time": confirm.time / 1000}
+            answer["exceptions"] = [list(each) for each in exceptions]
             for each in exceptions:
                 self.world.met("duplicate" if each.status == 1 else "conflict")
         return answer

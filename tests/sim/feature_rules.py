@@ -250,13 +250,14 @@ def job_key(queue: Queue) -> Iterator[str]:
         for index, (_, time, append, _) in enumerate(entries):
             wish = append.traits["conflict"]
             for _, _, other, handouts in entries[:index] if wish != "run_after" else ():
-                if _is_beside(handouts, time, was_queued=wish == "replace" or not until_done):
+                if _is_beside(queue, handouts, time, was_queued=wish == "replace" or not until_done):
                     yield f"{append.value} was taken beside {other.value} with the key {key}"
 
 
-def _is_beside(handouts: list[Delivery], time: float, *, was_queued: bool) -> bool:
-    """A message was not done at `time`; `was_queued`: and nobody had had it yet."""
+def _is_beside(queue: Queue, handouts: list[Delivery], time: float, *, was_queued: bool) -> bool:
+    """A message was not done at `time`; `was_queued`: and nobody had it then."""
     times = [delivery.at for delivery in handouts if delivery.at is not None]
     if was_queued:
-        return bool(times) and min(times) > time and not handouts[0].redelivered
+        first = handouts[0]
+        return bool(times) and min(times) > time and not first.redelivered and not _maybe_away(queue, first)
     return any(each > time for each in times)

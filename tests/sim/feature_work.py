@@ -215,7 +215,7 @@ def reschedule(client: Client) -> None:
     if not world.features.words_of(place.name) & {"delay", "groups", "jobs", "dedup"}:
         return
     wall = world.clock.now().wall
-    at = random.choice((None, 0, wall + 200, wall + 5_000, wall + YEARS_MS))
+    at = random.choice((None, 0, max(0, wall + 200), max(0, wall + 5_000), max(0, wall + YEARS_MS)))
 
     def answer(document: Any) -> dict[str, Any]:
         found = unpack_document(document.payload)["found"]
@@ -317,7 +317,7 @@ ACTIONS: tuple[tuple[Callable[[Client], None], float], ...] = (
     (enqueue, 20),
     (receive, 20),
     (pause, 2),
-    (resume, 1),
+    (resume, 0.5),
     (look, 1),
     (checkpoint, 12),
     (reply, 12),

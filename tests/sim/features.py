@@ -111,15 +111,14 @@ def _settings(random: Random, word: str) -> dict[str, Any]:
         case "priority":
             return {"priority_ageing": choice((None, None, 100))}
         case "groups":
-            return {
-                "group_failure": choice(("block", "block", "park", "skip")),
-                "group_concurrency": choice((None, None, 2)),
-            }
+            failure = choice(("block", "park", "park", "skip"))
+            dies_soon = {"max_attempts": 1} if failure == "park" else {}
+            return {"group_failure": failure, "group_concurrency": choice((None, None, 2)), **dies_soon}
         case "fair":
             return {
                 "fair": True,
                 "group_concurrency": choice((None, 1, 2)),
-                "group_rate": choice((None, 50, 500)),
+                "group_rate": choice((None, 5, 50)),
                 "group_weights": choice(((), ("g0", 3.0, "g1", 0.5))),
                 "rate": choice((None, 200)),
             }
@@ -146,7 +145,7 @@ def traits_of(random: Random, words: frozenset[str], wall: int) -> Traits:
     traits: Traits = {}
     if "delay" in words and random.random() < 0.7:
         if random.random() < 0.3:
-            traits["at"] = (wall + random.choice((-1_000, 100, 1_000, YEARS_MS))) / 1000
+            traits["at"] = max(0, wall + random.choice((-1_000, 100, 1_000, YEARS_MS))) / 1000
         else:
             traits["delay"] = random.choice((1, 50, 400, 4_000)) / 1000
     if "ttl" in words and random.random() < 0.5:

@@ -26,6 +26,8 @@ ROUNDS_MAX = 400
 ROUND_MS = 200
 LATER_ROUND_MS = 5_000
 """The retry curve of a queue that nobody configured goes up to five minutes."""
+RECEIVES_MAX = 100
+"""In a row, from one queue."""
 LEASE_MS = 60_000
 PATIENT_ROUNDS = 100
 LEAP_MS = 12_000 * 86_400_000
@@ -105,14 +107,16 @@ class Drain:
     def _empty(self, place: Place) -> None:
         """Take and ack what is ready there."""
         client = self._client
-        client.held.clear()
         for name in sorted(self._world.node.core.registry.queues[place.name].indexes.groups.parked):
             client.ask(q.Resume(place.name, name), lambda _: None, place)
         request = q.Receive(place.name, 1_000, 0, LEASE_MS)
-        self._operate(
-            "receive", place, request, lambda reply: {"messages": client.messages(place, reply)}, wait=0
-        )
-        if client.held:
+        for _ in range(RECEIVES_MAX):
+            client.held.clear()
+            self._operate(
+                "receive", place, request, lambda reply: {"messages": client.messages(place, reply)}, wait=0
+            )
+            if not client.held:
+                break
             held = list(client.held)
             payload = memoryview(encode_ranges([Range(item.token, item.offset, 0, 1) for item in held]))
             messages = [[item.offset, item.token] for item in held]

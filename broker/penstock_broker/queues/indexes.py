@@ -21,7 +21,7 @@ from penstock_broker.queues.traits import Traits
 
 WAITING_TO_GO = frozenset({State.READY, State.SPECIAL, State.HELD, State.DELAYED})
 """States in which a message can expire."""
-EXPIRED_AT_ONCE_MAX = 20_000
+EXPIRED_AT_ONCE_MAX = 8_000
 """Messages that expire in one turn, each run counting for some more."""
 RUN_COST = 20
 
@@ -186,12 +186,18 @@ class Indexes:
                 if state in WAITING_TO_GO:
                     found.append((first, messages))
                     left -= messages
-                elif state == State.IN_FLIGHT:
+                elif state != State.SETTLED:  # one that waits may be ready again after a restart
                     self._overdue.update(range(first, first + messages))
             left -= RUN_COST
             when = self.expiries.next()
         self.expiries.prune(self.states.cursor - self.states.head, self._is_expiry)
         return found
+
+    def dying(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Messages that expired are about to be buried, which may take a load: a checkpoint before that has
+        to know that their time is over."""
+        for first, messages in spans:
+            self._overdue.update(range(first, first + messages))
 
     def gone(self, start: int) -> list[tuple[int, int]]:
         """Runs below `start`, of which there is nothing any more: as if they had expired."""

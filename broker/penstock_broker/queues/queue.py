@@ -98,6 +98,8 @@ class Queue:
     def obey(self, policy: Policy) -> None:
         """From now on that is the policy."""
         self.policy = policy
+        self.takes_plainly = not policy.marks_all and policy.overflow == "reject"
+        """A plain message asks nothing but whether there is room."""
         self.pace.obey(policy.rate)
         self.handout.single = policy.single_active
         fair = policy.fair

@@ -21,7 +21,7 @@ def test_tries_are_kept_per_message_and_the_oldest_go_first() -> None:
 
 def test_checkpoint_takes_the_place_of_the_one_before() -> None:
     notes = Notes()
-    assert notes.apply(encode([("checkpoint", 7, 1, b"long one"), attempt(1, 1)])) == [7]
+    assert notes.apply(encode([("checkpoint", 7, 1, b"long one"), attempt(1, 1)])) == [7, 1]
     notes.apply(encode([("checkpoint", 7, 1, b"short")]))
     assert notes.checkpoints == {7: b"short"}
     assert notes.size == 5
