@@ -68,7 +68,7 @@ types: $(VENV)/.dev
 	$(BIN)/pyright --warnings --pythonpath $(BIN)/python
 
 house: $(VENV)/.dev
-	$(BIN)/pytest -q tests/house
+	$(BIN)/pytest -q -n 2 tests/house
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest -q -n 2 tests/unit tests/format tests/fakes tests/model tests/sim/test_history.py

@@ -140,11 +140,11 @@ async def test_dead_letters_that_would_go_round_are_refused(client: Client, jobs
 async def test_settled_messages_are_replayed_with_their_ids(client: Client) -> None:
     jobs = await client.create_queue("jobs", keep_settled=3_600)
     before = datetime.now(UTC) - timedelta(seconds=5)
+    after = before + timedelta(minutes=1)
     receipts = await jobs.enqueue_many([b"%d" % i for i in range(5)])
     await (await jobs.receive(5)).ack()
-    assert (await jobs.replay(before, dry_run=True)).messages == 5
-    await asyncio.sleep(0.01)  # a time is in ms, and its end is not included
-    assert (await jobs.replay(before)).messages == 5
+    assert (await jobs.replay(before, after, dry_run=True)).messages == 5
+    assert (await jobs.replay(before, after)).messages == 5
     messages = await jobs.receive(10, wait=5)
     assert [message.text for message in messages] == ["0", "1", "2", "3", "4"]
     assert [message.id for message in messages] == [receipt.id for receipt in receipts]
