@@ -3,6 +3,7 @@
 The other half of the handle in queue.py, which is what applications use.
 """
 
+from abc import ABC, abstractmethod
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class QueueOperations(Generic[T]):
+class QueueOperations(ABC, Generic[T]):
     """See `Queue`."""
 
     def __init__(self, client: "Client", name: str, codec: Codec[T]) -> None:
@@ -32,13 +33,13 @@ class QueueOperations(Generic[T]):
         self.codec = codec
         self.client = client
 
+    @abstractmethod
     def runs(self, delivery: Any) -> list[LeasedRun[T]]:
         """The runs of a `Delivery`, `Deliver` or `Found`. Raises `Corrupt`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch_of_one(self, item: Outgoing) -> bytes:
         """A message that is not published by itself."""
-        raise NotImplementedError
 
     # Look
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.command import Cli
 from tests.integration.process import BrokerProcess
 from tests.integration.sides import Penstock
 
@@ -99,6 +100,27 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
         yield broker.wait_ready()
     finally:
         broker.kill()
+
+
+@pytest.fixture
+def cli_of() -> Iterator[Callable[[BrokerProcess], Cli]]:
+    """The command line, told where a broker is; what it started is killed at the end."""
+    made: list[Cli] = []
+
+    def make(broker: BrokerProcess) -> Cli:
+        made.append(Cli(broker))
+        return made[-1]
+
+    yield make
+    for process in (process for cli in made for process in cli.started):
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def cli(cli_of: Callable[[BrokerProcess], Cli], broker: BrokerProcess) -> Cli:
+    """The command line and a broker that serves it."""
+    return cli_of(broker)
 
 
 async def _penstock(request: pytest.FixtureRequest) -> AsyncIterator[Penstock]:

@@ -7,34 +7,12 @@ import pty
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.integration.command import PENSTOCK, SECONDS, Cli, ended, line, say
 from tests.integration.process import BrokerProcess
-
-
-@pytest.fixture
-def cli_of() -> Iterator[Callable[[BrokerProcess], Cli]]:
-    """The command line, told where a broker is; what it started is killed at the end."""
-    made: list[Cli] = []
-
-    def make(broker: BrokerProcess) -> Cli:
-        made.append(Cli(broker))
-        return made[-1]
-
-    yield make
-    for process in (process for cli in made for process in cli.started):
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def cli(cli_of: Callable[[BrokerProcess], Cli], broker: BrokerProcess) -> Cli:
-    """The command line and a broker that serves it."""
-    return cli_of(broker)
-
 
 # ---- Queues
 

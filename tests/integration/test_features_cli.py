@@ -1,32 +1,8 @@
 """The features of queues as they are typed: real processes, a real broker."""
 
 import json
-from collections.abc import Callable, Iterator
 
-import pytest
 from tests.integration.command import Cli
-from tests.integration.process import BrokerProcess
-
-
-@pytest.fixture
-def cli_of() -> Iterator[Callable[[BrokerProcess], Cli]]:
-    """The command line, told where a broker is; what it started is killed at the end."""
-    made: list[Cli] = []
-
-    def make(broker: BrokerProcess) -> Cli:
-        made.append(Cli(broker))
-        return made[-1]
-
-    yield make
-    for process in (process for cli in made for process in cli.started):
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture
-def cli(cli_of: Callable[[BrokerProcess], Cli], broker: BrokerProcess) -> Cli:
-    """The command line and a broker that serves it."""
-    return cli_of(broker)
 
 
 def said(cli: Cli, *argv: str) -> str:
