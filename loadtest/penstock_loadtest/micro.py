@@ -82,6 +82,7 @@ def _journal() -> Callable[[], object]:
     def append() -> None:
         if not made or made[-1].end > 3 << 20:
             made[:] = [Journal(JournalSettings(1 << 30, 64 << 20, 64 << 20), Random(1), 1)]
+            made[-1].ample = True  # the disk has room: a publish waits for no file
         journal = made[-1]
         journal.reserve([part], [body], 1, publish=True)
         journal.copy(journal.reserve([part], [body], 1, publish=True))
