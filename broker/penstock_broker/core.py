@@ -296,9 +296,16 @@ class Core:
         """Answer with bytes of a log, once everything so far is durable in its mode."""
         self.engine.wait(self.engine.journal.end, Answer(call, None, reading), OS_MS)
 
-    def publish(self, call: Call, target: Queue | Partition, number: int, payload: memoryview) -> None:
+    def publish(
+        self,
+        call: Call,
+        target: Queue | Partition,
+        number: int,
+        payload: memoryview,
+        expected_offset: int | None = None,
+    ) -> None:
         """Append a batch to a log; answered when it is durable."""
-        self.publishing.publish(call, target, number, payload)
+        self.publishing.publish(call, target, number, payload, expected_offset)
 
     def gone(self, gone: Queue | Topic) -> None:
         """A queue or topic was deleted: whoever waits there is told, and no session keeps it."""

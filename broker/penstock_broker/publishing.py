@@ -13,7 +13,7 @@ from penstock_broker.storage import entries
 from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.topics.partition import Partition
 from penstock_protocol.batch import BatchView
-from penstock_protocol.errors import Busy, Closing, Invalid, QueueFull
+from penstock_protocol.errors import Busy, Closing, Conflict, Invalid, QueueFull
 from penstock_protocol.messages.queues import Confirm
 
 if TYPE_CHECKING:
@@ -30,7 +30,14 @@ class Publishing:
         """Bytes of publishes that are not confirmed yet, all connections."""
         self.payload_bytes = 0
 
-    def publish(self, call: Call, target: Queue | Partition, number: int, payload: memoryview) -> None:
+    def publish(
+        self,
+        call: Call,
+        target: Queue | Partition,
+        number: int,
+        payload: memoryview,
+        expected_offset: int | None = None,
+    ) -> None:
         """Append a batch to a log: dedup, then limits, then the journal; confirmed when it is durable in the
         log's mode."""
         core = self._core
@@ -51,18 +58,13 @@ class Publishing:
         if core.stopping:
             raise Closing("the broker is stopping", retry_after=1.0)
         batch.check(core.settings.message_bytes_max)
+        if expected_offset is not None and expected_offset != log.end:
+            raise _unexpected(target, number, expected_offset)
         self._check_credit(connection, batch.length)
         admission = self.admit(target, batch, call.now)
         first = log.end
-        part = Part(
-            target.uuid,
-            Kind.APPEND,
-            first,
-            batch.count,
-            flags | admission.flags,
-            detail + admission.detail,
-            0,
-        )
+        flags, detail = flags | admission.flags, detail + admission.detail
+        part = Part(target.uuid, Kind.APPEND, first, batch.count, flags, detail, 0)
         engine = core.engine
         position = engine.append(
             [part, *admission.settles],
@@ -141,3 +143,14 @@ class Publishing:
         queue.seize(runs)
         self._core.burial.bury(queue, judging.dead(queue, runs, "overflow"), now)
         return admission
+
+
+def _unexpected(target: Queue | Partition, number: int, expected: int) -> Conflict:
+    """The log ends elsewhere than the producer thought: somebody was there meanwhile, or never so far."""
+    assert isinstance(target, Partition), "only PRODUCE expects an offset"
+    end = target.log.end
+    return Conflict(
+        f"partition {number} of {target.topic!r} ends at {end}, not at {expected}",
+        hint=f"read what is there up to {end}, decide anew, and expect {end}",
+        detail={"partition": number, "expected": expected, "end": end},
+    )

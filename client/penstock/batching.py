@@ -78,8 +78,10 @@ class Publisher:
         view: Callable[[Confirm, int], R],
         *,
         timeout: float | None = None,
+        expected_offset: int | None = None,
     ) -> "asyncio.Future[R]":
-        """Gather one message; it goes out with whatever else this turn of the loop brings for `to`.
+        """Gather one message; it goes out with whatever else this turn of the loop brings for `to`, or alone
+        where it has to get `expected_offset`.
 
         The future's result is `view` of the confirm and the message's index in it. Its exceptions: what
         `view` raises because the message was refused alone; what the broker refuses; `Disconnected` or `Busy`
@@ -89,10 +91,11 @@ class Publisher:
         self.check(body)
         loop = asyncio.get_running_loop()
         caller: asyncio.Future[R] = loop.create_future()
+        gather = partial(self._gather, to, body, cells, (caller, view), timeout, expected_offset)
         if self._pending < self._pending_max and not self._waiting:
-            self._gather(to, body, cells, (caller, view), timeout)
+            gather()
         else:
-            self._waiting.append((caller, partial(self._gather, to, body, cells, (caller, view), timeout)))
+            self._waiting.append((caller, gather))
             timeout = self._timeout if timeout is None else timeout
         if timeout is not None:
             timer = loop.call_later(timeout, self._caller_is_late, caller)
@@ -108,14 +111,19 @@ class Publisher:
         plain: Address | Route | None = None,
         atomic: bool = False,
         timeout: float | None = None,
+        expected_offset: int | None = None,
     ) -> V:
         """Publish `items` in order, lazily, pipelined; `view` of where they are, in the order of the input.
 
         `encode` says of one item where it goes and what it is; it may raise. `plain`: where lists of bytes go
         without asking `encode` (None: it is asked for each). `timeout` is for each batch. Up to one batch it
-        is all or nothing and raises the plain error; longer input raises `BatchError`.
+        is all or nothing and raises the plain error; longer input raises `BatchError`. `expected_offset`: of
+        the first item; with it `atomic` is set, and `encode` names one address for all of them.
         """
-        return await Bulk(self, encode, view, plain=plain, atomic=atomic, timeout=timeout).run(items)
+        bulk = Bulk(
+            self, encode, view, plain=plain, atomic=atomic, timeout=timeout, expected_offset=expected_offset
+        )
+        return await bulk.run(items)
 
     def check(self, body: bytes) -> None:
         """Raises `TooLarge` for a body above the broker's limit, and `ClientClosed`."""
@@ -125,12 +133,18 @@ class Publisher:
             raise TooLarge(f"message of {len(body):,} bytes; the limit is {self._message_bytes_max:,}")
 
     def _gather(
-        self, to: Address | Route, body: bytes, cells: Cells, caller: Caller, timeout: float | None
+        self,
+        to: Address | Route,
+        body: bytes,
+        cells: Cells,
+        caller: Caller,
+        timeout: float | None,
+        expected_offset: int | None,
     ) -> None:
-        batch = self._gathering.get(to)
+        batch = self._gathering.get(to) if expected_offset is None else None
         cost = batch.cost(body, cells) if batch is not None else 0
         if batch is None or not batch.gathering or not batch.fits(cost) or self._is_old(batch):
-            batch = self._begin(to)
+            batch = self._begin(to) if expected_offset is None else self._alone(to, expected_offset)
             cost = batch.cost(body, cells)
         batch.add(body, cells, cost)
         batch.callers.append(caller)
@@ -154,6 +168,13 @@ class Publisher:
         self.submit(batch)
         return batch
 
+    def _alone(self, to: Address | Route, expected_offset: int) -> Batch:
+        """A batch that nobody joins, for one message."""
+        batch = self.batch(to, self._tell_callers)
+        batch.expected_offset = expected_offset
+        self.submit(batch)
+        return batch
+
     def batch(self, to: Address | Route, on_outcome: Callable[[Batch, Outcome], None]) -> Batch:
         """An empty batch for `to`. `on_outcome` is called once, when its outcome is known."""
         address = to() if callable(to) else to
@@ -167,6 +188,9 @@ class Publisher:
         """Send it when its turn has come. Its outcome is known, or known to be unknown, within `timeout`
         seconds, or the client's timeout if that is longer."""
         self._limit(batch, max(self._timeout, timeout or 0))
+        if batch.expected_offset is not None:
+            for before in batch.lane.queue:
+                before.gathering = False  # who comes later does not get in front of it
         batch.lane.queue.append(batch)
         self._pending += batch.size
         if batch.gathering and self._linger:
@@ -239,7 +263,7 @@ class Publisher:
         assert batch.data is not None
         self._credit -= len(batch.data)
         self._open += 1
-        self._wire.post(batch.lane.address.request(batch.data), partial(self._replied, batch))
+        self._wire.post(batch.request(), partial(self._replied, batch))
 
     def _replied(self, batch: Batch, reply: Any) -> None:
         self._open -= 1
@@ -410,9 +434,8 @@ class Publisher:
 
     async def _find_out(self, batch: Batch) -> Outcome:
         """Send it under its old number. If that proves that it is not appended, publish it anew."""
-        assert batch.data is not None
         try:
-            confirm: Confirm = await self._wire.request(batch.lane.address.request(batch.data))
+            confirm: Confirm = await self._wire.request(batch.request())
         except SequenceGap as gap:
             if gap.detail.get("expected", 0) < batch.floor:  # the broker has forgotten this producer
                 raise self.unknown(batch) from None

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeGuard, TypeVar
 
 from penstock.confirms import accepted, conflict, conflicts
-from penstock.errors import BatchError, Error, OutcomeUnknown, TooLarge
+from penstock.errors import BatchError, Error, Invalid, OutcomeUnknown, TooLarge
 from penstock.lanes import END_BYTES, Address, Batch, Outcome
 from penstock.values import Cells
 from penstock_protocol.batch import HEADER_BYTES
@@ -64,6 +64,7 @@ class Bulk(Generic[T, V]):
         plain: "Address | Route | None",
         atomic: bool,
         timeout: float | None,
+        expected_offset: int | None = None,
     ) -> None:
         self._publisher = publisher
         self._encode = encode
@@ -71,6 +72,7 @@ class Bulk(Generic[T, V]):
         self._plain = plain
         self._atomic = atomic
         self._timeout = timeout
+        self._expected_offset = expected_offset
         self._drafts: dict[Address | Route, Batch] = {}
         self._pieces: list[Piece] = []
         self._drafted = 0
@@ -184,7 +186,13 @@ class Bulk(Generic[T, V]):
             yield batch
 
     def _begin(self, to: "Address | Route", items: Sequence[Any]) -> Batch:
+        if self._expected_offset is not None and self._items:
+            raise Invalid(
+                "expected_offset is an offset of one partition, and these records go to several",
+                hint="pass records with one key, or partition=… in each Outgoing",
+            )
         batch = self._publisher.batch(to, self._ended)
+        batch.expected_offset = self._expected_offset
         self._items[batch] = items
         return batch
 

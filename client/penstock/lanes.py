@@ -46,11 +46,11 @@ class Address(NamedTuple):
     name: str
     partition: int = 0
 
-    def request(self, data: bytes) -> Enqueue | Produce:
-        """The publish of a batch."""
+    def request(self, data: bytes, expected_offset: int | None = None) -> Enqueue | Produce:
+        """The publish of a batch. `expected_offset`: of its first record, else it is refused."""
         if self.verb is Enqueue:
             return Enqueue(self.name, data)
-        return Produce(self.name, self.partition, data)
+        return Produce(self.name, self.partition, expected_offset, data)
 
 
 Outcome: TypeAlias = Confirm | Error
@@ -81,6 +81,7 @@ class Batch:
         "count",
         "data",
         "doubt",
+        "expected_offset",
         "floor",
         "gathering",
         "joiners",
@@ -100,6 +101,8 @@ class Batch:
         self.stage = Stage.QUEUE
         self.gathering = False
         """It takes more messages as long as it is not sent."""
+        self.expected_offset: int | None = None
+        """Its first record gets that offset, or it is refused. It shares its batch with nobody else's."""
         self.bodies: list[bytes] = []
         self.callers: list[Caller] = []
         """Who waits for each message; empty if one caller waits for all of them."""
@@ -134,6 +137,11 @@ class Batch:
     def in_doubt(self) -> bool:
         """Nobody here can say whether it is appended."""
         return self.doubt or self.stage is Stage.OPEN
+
+    def request(self) -> Enqueue | Produce:
+        """What sends it, once it is encoded: the same again and again under the same number."""
+        assert self.data is not None
+        return self.lane.address.request(self.data, self.expected_offset)
 
     def cost(self, body: bytes, cells: Cells) -> int:
         """What one more message would add to `size`."""

@@ -54,20 +54,26 @@ class Topic(Generic[T]):
         headers: Headers | None = None,
         partition: int | None = None,
         timestamp: datetime | None = None,
+        expected_offset: int | None = None,
         timeout: float | None = None,
     ) -> RecordMetadata:
         """Append one record; durable on return. Concurrent calls to one partition share a batch.
 
         `partition` None: by the key, or in turn without one. `value` None is a tombstone for `key`. Cancelled
         before its frame is built, it is taken back; later, only the waiting ends. Raises `NotFound`,
-        `TooLarge`, `DiskFull`; `OutcomeUnknown` at the timeout.
+        `TooLarge`, `DiskFull`; `OutcomeUnknown` at the timeout; with `expected_offset` `Conflict`, unless the
+        record gets just that offset of its partition (`detail`: partition, expected, end).
         """
         if partition is None:
             await self._count(timeout)
         to, body, cells = self._encode(Outgoing(value, headers, key, partition, timestamp))
+        if expected_offset is not None:
+            to = self._expecting(to)
         view = partial(_metadata, timestamp)
         try:
-            return await self.client.publisher.publish(to, body, cells, view, timeout=timeout)
+            return await self.client.publisher.publish(
+                to, body, cells, view, timeout=timeout, expected_offset=expected_offset
+            )
         except (Invalid, NotFound):
             self._known = False
             raise
@@ -77,20 +83,33 @@ class Topic(Generic[T]):
         items: Iterable[Any] | AsyncIterable[Any],
         *,
         atomic: bool = False,
+        expected_offset: int | None = None,
         timeout: float | None = None,
     ) -> Receipts[RecordMetadata]:
         """Append values or `Outgoing`s, taken from `items` as they are sent; in order within a partition.
 
         Up to one batch per partition (1 MiB, 10,000 records) it is all or nothing and raises what `produce`
         raises. Longer input goes as batches; the first failure stops it and raises `BatchError`.
-        `atomic=True` refuses longer input (`TooLarge`, nothing sent). `timestamp` in the receipts is the time
-        of the append.
+        `atomic=True` refuses longer input (`TooLarge`, nothing sent). `expected_offset`: of the first record,
+        as in `produce`; it takes `atomic=True` and records of one partition. `timestamp` in the receipts is
+        the time of the append.
         """
         await self._count(timeout)
         plain = self._in_turn if self.codec is codecs.raw else None
+        encode = self._encode
+        if expected_offset is not None:
+            if not atomic:
+                raise Invalid("expected_offset counts for one batch", hint="pass atomic=True, too")
+            plain, encode = None, self._encode_expecting
         try:
             return await self.client.publisher.many(
-                items, self._encode, _receipts, plain=plain, atomic=atomic, timeout=timeout
+                items,
+                encode,
+                _receipts,
+                plain=plain,
+                atomic=atomic,
+                timeout=timeout,
+                expected_offset=expected_offset,
             )
         except (Invalid, NotFound):
             self._known = False
@@ -112,6 +131,21 @@ class Topic(Generic[T]):
             raise Invalid("a tombstone needs a key", hint="pass key=…, or a value")
         cells = record_cells(item, absent=absent)
         return self._route(item), b"" if absent else self.codec.encode(item.body), cells
+
+    def _encode_expecting(self, item: Any) -> tuple[Address, bytes, Cells]:
+        to, body, cells = self._encode(item)
+        return self._expecting(to), body, cells
+
+    def _expecting(self, to: Address | Route) -> Address:
+        """The partition in which an offset is expected. Raises `Invalid` where it is any of several."""
+        if isinstance(to, Address):
+            return to
+        if self._partitions > 1:
+            raise Invalid(
+                f"expected_offset is an offset of one partition, and {self.name!r} has {self._partitions}",
+                hint="pass partition=… or key=…",
+            )
+        return to()
 
     def _route(self, item: Outgoing) -> Address | Route:
         if item.partition is not None:

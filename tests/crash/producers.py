@@ -94,7 +94,7 @@ class RawSender:
         some = self._new(self._random.randint(1, BATCH_MAX))
         partition = self._random.randrange(PARTITIONS)
         with asked(self._recorder, "produce", log=self._field.log(partition), values=some) as answer:
-            answer["first"] = client.ask(Produce(self._field.topic, partition, self._batch(some))).first
+            answer["first"] = client.ask(Produce(self._field.topic, partition, None, self._batch(some))).first
         return "first" in answer
 
     def _batch(self, some: list[str]) -> bytes:

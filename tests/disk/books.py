@@ -44,7 +44,7 @@ class Books:
     def produce(self, client: RawClient, size: int = BODY_BYTES) -> None:
         """A batch of records; the error reply is raised."""
         values, began = self._new(), time.monotonic()
-        first = client.ask(Produce(TOPIC, 0, _batch(values, size))).first
+        first = client.ask(Produce(TOPIC, 0, None, _batch(values, size))).first
         self.produced |= enumerate(values, first)
         self.produced_at |= dict.fromkeys(range(first, first + BATCH), began)
 

@@ -33,7 +33,7 @@ class Publisher:
         self.published: list[tuple[Any, bytes, dict[Kind, Any]]] = []
         self.error: Exception | None = None
 
-    async def publish(self, to: Any, body: bytes, cells: Any, view: Any, *, timeout: float | None) -> Any:
+    async def publish(self, to: Any, body: bytes, cells: Any, view: Any, **options: Any) -> Any:
         address = to() if callable(to) else to
         self.published.append((address, body, dict(cells)))
         if self.error is not None:

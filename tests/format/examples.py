@@ -174,7 +174,7 @@ EXAMPLES = [
     Example(q.Stop(1)),
     Example(s.Done(), "STOP"),
     Example(q.Deliver(1, 1, DELIVERY)),
-    Example(t.Produce("clicks", 2, RICH_BATCH)),
+    Example(t.Produce("clicks", 2, None, RICH_BATCH)),
     Example(q.Confirm(2, 40, 3, True, "interval", 140, TIME, LOG), "PRODUCE"),
     Example(t.Fetch("clicks", 2, 40, 500, 1_048_576, 0)),
     Example(t.Fetched(1, 0, 43, 103, DELIVERY), "FETCH"),

@@ -322,3 +322,24 @@ async def test_number_of_partitions_stays_and_nothing_else_changes_with_it(lines
     with pytest.raises(penstock.Invalid, match="create another topic"):
         await lines.client.alter_topic("lines", partitions=4, retention=None)
     assert (await lines.client.describe_topic("lines")).settings["retention"] == 7 * 86_400.0
+
+
+async def test_expected_offset_is_kept_or_refused_and_what_is_pipelined_behind_goes_on(
+    lines: Topic[bytes],
+) -> None:
+    first = await lines.produce("a", partition=0, expected_offset=0)
+    with pytest.raises(penstock.Conflict) as raised:
+        await lines.produce("b", partition=0, expected_offset=0)
+    assert raised.value.detail == {"partition": 0, "expected": 0, "end": 1}
+    after = await asyncio.gather(
+        lines.produce("wrong", partition=0, expected_offset=7),
+        lines.produce("right", partition=0, expected_offset=1),
+        lines.produce("next", partition=0),
+        return_exceptions=True,
+    )
+    assert isinstance(after[0], penstock.Conflict)
+    assert [(record.offset, record.text) for record in await read_all(lines, 0)] == [
+        (first.offset, "a"),
+        (1, "right"),
+        (2, "next"),
+    ]

@@ -24,7 +24,7 @@ def client(broker: BrokerProcess) -> Iterator[RawClient]:
         client.create_queue("jobs", retry_initial=0)
         for topic in ("orders", "payments"):
             client.ask(t.CreateTopic(topic, {}, "check"))
-            client.ask(t.Produce(topic, 0, batch_of(b"1", b"2", b"3")))
+            client.ask(t.Produce(topic, 0, None, batch_of(b"1", b"2", b"3")))
         yield client
 
 
@@ -71,7 +71,7 @@ def test_absent_value_with_a_body_is_refused(client: RawClient) -> None:
     builder = BatchBuilder()
     builder.add(b"x", [(Kind.ABSENT, 1)])
     with pytest.raises(Invalid, match="absent value has a body"):
-        client.ask(t.Produce("orders", 0, builder.encode()))
+        client.ask(t.Produce("orders", 0, None, builder.encode()))
 
 
 def test_queue_keeps_the_columns_of_a_record(client: RawClient) -> None:

@@ -77,21 +77,27 @@ CASES: dict[str, Case] = {
     "a look at a message": (nothing, lambda _: numbered(0), lambda _: q.Peek("jobs", 1, "ready"), object),
     "a record": (
         nothing,
-        lambda _: t.Produce("log", 0, batch(b"x")),
+        lambda _: t.Produce("log", 0, None, batch(b"x")),
         lambda _: t.Fetch("log", 0, 0, 1, 1_000, 0),
         t.Fetched,
     ),
     "the end of a partition": (
         nothing,
-        lambda _: t.Produce("log", 0, batch(b"x")),
+        lambda _: t.Produce("log", 0, None, batch(b"x")),
         lambda _: t.Offset("log", 0, t.At.LATEST),
         t.OffsetReply,
     ),
     "an end that was missed": (
         nothing,
-        lambda _: t.Produce("log", 0, batch(b"x")),
+        lambda _: t.Produce("log", 0, None, batch(b"x")),
         lambda _: t.Fetch("log", 0, 5, 1, 1_000, 0),
         OffsetOutOfRange,
+    ),
+    "an end that somebody else has moved": (
+        nothing,
+        lambda _: t.Produce("log", 0, None, batch(b"x")),
+        lambda _: t.Produce("log", 0, 0, batch(b"y")),
+        Conflict,
     ),
     "a committed offset": (
         nothing,
@@ -150,7 +156,7 @@ def test_batch_that_was_refused_is_no_duplicate_when_it_comes_again(node: Slow) 
 
 
 def test_offset_beyond_the_end_is_not_committed(node: Slow) -> None:
-    node.call(node.peer, t.Produce("log", 0, batch(b"x")))
+    node.call(node.peer, t.Produce("log", 0, None, batch(b"x")))
     assert isinstance(node.call(node.peer, t.Commit("g", "log", ((0, 2, ""),))), OffsetOutOfRange)
     assert "g" not in node.core.registry.groups
 

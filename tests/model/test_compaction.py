@@ -58,7 +58,7 @@ class State(Bench):
             if value is None:
                 cells.append((Kind.ABSENT, 1))
             builder.add(value or b"", cells)
-        reply = self.until_taken(self.peer, t.Produce(TOPIC, 0, memoryview(builder.encode())))
+        reply = self.until_taken(self.peer, t.Produce(TOPIC, 0, None, memoryview(builder.encode())))
         self.rows += [(reply.first + index, *record) for index, record in enumerate(records)]
 
     def fill(self, seed: int, batches: int = 60) -> None:

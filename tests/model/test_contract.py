@@ -169,7 +169,7 @@ def administrated(life: Life) -> Any:
 
 def produce(life: Life) -> Any:
     for body in (b"a", b"b"):
-        life.do(t.Produce("log", 0, batch(body)))
+        life.do(t.Produce("log", 0, None, batch(body)))
     return [b"a", b"b"], [b"b"], 2
 
 
@@ -179,7 +179,7 @@ def fetched(life: Life) -> Any:
 
 
 def commit(life: Life) -> Any:
-    life.do(t.Produce("log", 0, batch(b"a", b"b", b"c")))
+    life.do(t.Produce("log", 0, None, batch(b"a", b"b", b"c")))
     for offset in (1, 3, 2):
         life.do(t.Commit("g", "log", ((0, offset, "here"),)))
     return 2, "here"
@@ -206,11 +206,11 @@ def published_again(life: Life) -> Any:
 
 def retain(life: Life) -> Any:
     life.do(t.AlterTopic("log", {"retention": MINUTE_MS}))
-    life.do(t.Produce("log", 0, batch(b"a")))
+    life.do(t.Produce("log", 0, None, batch(b"a")))
     life.passes(2 * MINUTE_MS)
     life.passes(SECOND_MS)
     life.do(t.AlterTopic("log", {"retention": None}))
-    life.do(t.Produce("log", 0, batch(b"b")))
+    life.do(t.Produce("log", 0, None, batch(b"b")))
     return (1, 2), [b"b"]
 
 
@@ -237,7 +237,7 @@ def compact(life: Life) -> Any:
     for number in range(12):
         builder = BatchBuilder()
         builder.add(b"%d" % number * 2_000, [(Kind.KEY, msgpack.packb(b"key %d" % (number % 2)))])
-        life.do(t.Produce("log", 0, memoryview(builder.encode())))
+        life.do(t.Produce("log", 0, None, memoryview(builder.encode())))
     life.archived()
     for _ in range(6):
         life.passes(compactor.LOOK_EVERY_MS)

@@ -24,7 +24,7 @@ def bench_with(*, partitions: int = 1, **settings: Any) -> tuple[Bench, Connecti
 
 
 def produce(bench: Bench, me: Connection, *bodies: bytes, partition: int = 0) -> Any:
-    return bench.until_taken(me, t.Produce("events", partition, batch(*bodies)))
+    return bench.until_taken(me, t.Produce("events", partition, None, batch(*bodies)))
 
 
 def bodies(slices: list[Any]) -> list[bytes]:

@@ -38,7 +38,7 @@ class OneTopic(Bench):
 
     def produce(self, *bodies: bytes, partition: int = 0, after: int = 0) -> None:
         self.clock.advance(after)
-        self.until_taken(self.peer, t.Produce(TOPIC, partition, batch(*bodies)))
+        self.until_taken(self.peer, t.Produce(TOPIC, partition, None, batch(*bodies)))
 
     def fetch(self, offset: int, records: int = 1_000) -> Any:
         return self.call(self.peer, t.Fetch(TOPIC, 0, offset, records, 1 << 20, 0))
@@ -191,7 +191,7 @@ def test_round_over_many_topics_comes_in_slices_and_reaches_the_last() -> None:
     for name in names:
         node.ask(node.peer, t.CreateTopic(name, {"retention": 1}, "check"))
     node.settle()
-    node.call(node.peer, t.Produce(names[-1], 0, batch(b"x")))
+    node.call(node.peer, t.Produce(names[-1], 0, None, batch(b"x")))
     node.clock.advance(HOUR_MS)
     rounds = retention.Retention(node.core.registry, node.core.engine)
     pauses = [rounds.step(node.clock.now().wall)]
@@ -204,7 +204,7 @@ def test_round_over_many_topics_comes_in_slices_and_reaches_the_last() -> None:
 def test_topic_that_is_deleted_in_the_middle_of_a_round_is_passed_over() -> None:
     node = OneTopic({"retention": 1})
     for _ in range(2 * retention.SLICE_PLACES):
-        node.ask(node.peer, t.Produce(TOPIC, 0, batch(b"x")))
+        node.ask(node.peer, t.Produce(TOPIC, 0, None, batch(b"x")))
     node.settle()
     node.clock.advance(HOUR_MS)
     rounds = retention.Retention(node.core.registry, node.core.engine)

@@ -146,7 +146,7 @@ def test_fetch_whose_topic_is_deleted_before_its_answer_leaves_says_so() -> None
     bench = Bench()
     c = bench.connect()
     bench.call(c, t.CreateTopic("t", {"partitions": 1}, "check"))
-    bench.ask(c, t.Produce("t", 0, batch(b"a")))
+    bench.ask(c, t.Produce("t", 0, None, batch(b"a")))
     asked = bench.ask(c, t.Fetch("t", 0, 0, 10, 1_000, 0))
     bench.ask(c, t.DeleteTopic("t"))
     bench.settle()

@@ -71,7 +71,7 @@ def node() -> Stalled:
 @pytest.mark.covers("enqueue", "ack", "produce", "stalled disk")
 def test_nothing_is_confirmed_and_nothing_refused_while_the_disk_stands_still(node: Stalled) -> None:
     node.publish(3)
-    produced = node.ask(node.peer, t.Produce("log", 0, batch(b"record")))
+    produced = node.ask(node.peer, t.Produce("log", 0, None, batch(b"record")))
     for _ in range(10):
         node.clock.advance(MINUTE_MS)
         node.turn()

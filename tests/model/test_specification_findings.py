@@ -54,7 +54,7 @@ def test_altered_queue_over_a_topic_is_there_after_a_checkpoint() -> None:
     me = bench.connect()
     bench.call(me, t.CreateTopic("events", {"partitions": 2}, "check"))
     created(bench, me, "work", source="events")
-    bench.until_taken(me, t.Produce("events", 1, batch(b"a")))
+    bench.until_taken(me, t.Produce("events", 1, None, batch(b"a")))
     bench.call(me, q.AlterQueue("work", {"visibility_timeout": 5_000}))
     again, you = checkpointed_and_restarted(bench)
     assert [each.bodies for each in again.receive(you, "work")] == [[b"a"]]

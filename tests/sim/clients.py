@@ -391,7 +391,7 @@ def publish_request(place: Place, batch: memoryview) -> q.Enqueue | t.Produce:
     """The request that appends a batch there."""
     if place.sort == "queue":
         return q.Enqueue(place.name, batch)
-    return t.Produce(place.name, place.number, batch)
+    return t.Produce(place.name, place.number, None, batch)
 
 
 def records_of(fetched: t.Fetched) -> list[list[Any]]:

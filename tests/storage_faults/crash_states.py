@@ -192,7 +192,9 @@ def check_repeats(life: Life, state: State) -> None:
     requests = []
     for (name, number), batches in places:
         payload = batch(*batches[-1].bodies, producer_id=PRODUCER_ID, sequence=len(batches) - 1)
-        requests.append(q.Enqueue(name, payload) if number == QUEUE else t.Produce(name, number, payload))
+        requests.append(
+            q.Enqueue(name, payload) if number == QUEUE else t.Produce(name, number, None, payload)
+        )
     for (place, batches), reply in zip(places, life.ask(*requests), strict=True):
         if not (isinstance(reply, q.Confirm) and reply.duplicate and reply.first == batches[-1].first):
             raise Violation(f"batch {len(batches) - 1} of {place}, sent again, is answered {reply!r}")

@@ -113,7 +113,7 @@ class Play:
 
     def do_produce(self, target: str, *batches: str) -> None:
         name, number = _partition(target)
-        self._publish((name, number), lambda payload: t.Produce(name, number, payload), batches)
+        self._publish((name, number), lambda payload: t.Produce(name, number, None, payload), batches)
 
     def _publish(self, place: Place, request: Callable[[Any], Any], batches: Iterable[str]) -> None:
         """Batches sent at once; what is refused for the moment is sent again."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def produce(core: "Core", call: "Call", request: t.Produce) -> None:
     """Append a batch, answered when it is durable."""
     partition = core.registry.partition(request.topic, request.partition)
-    core.publish(call, partition, request.partition, request.payload)
+    core.publish(call, partition, request.partition, request.payload, request.expected_offset)
 
 
 def fetch(core: "Core", call: "Call", request: t.Fetch) -> None:

@@ -139,6 +139,8 @@ def told(error: Error) -> str:
     hint = next((hint for kind, hint in HINTS.items() if isinstance(error, kind)), error.hint)
     if isinstance(error, Conflict) and "offset" in error.detail:
         hint = TAKEN
+    if isinstance(error, Conflict) and "expected" in error.detail:
+        hint = error.hint
     return f"{error.message} ({hint})"
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
@@ -75,8 +75,25 @@ async def _produce(call: Call) -> None:
     options, topic = call.options, call.client.topic(call.options.topic)
     if options.key is not None and options.key_delimiter:
         raise Usage("--key and -K exclude each other: with -K every line brings its own key")
-    verb = publish.Publish(topic.produce_many, RecordMetadata._asdict, f"records are in {topic.name}")
+    send = topic.produce_many if options.expected_offset is None else _expecting(call, topic)
+    verb = publish.Publish(send, RecordMetadata._asdict, f"records are in {topic.name}")
     await publish.publish(call, options.values, verb, _outgoing(call))
+
+
+def _expecting(call: Call, topic: Topic[bytes]) -> Callable[[publish.Bodies], Awaitable[Sequence[Any]]]:
+    """Sends what was typed as one batch, and each file behind it, at the offsets from the expected one on."""
+    options = call.options
+    if not options.values and not options.files:
+        raise Usage("--expected-offset takes a VALUE or --file: of stdin nobody knows how much comes at once")
+    expected: int = options.expected_offset
+
+    async def send(bodies: publish.Bodies) -> Sequence[Any]:
+        nonlocal expected
+        receipts = await topic.produce_many(bodies, atomic=True, expected_offset=expected)
+        expected += len(receipts)
+        return receipts
+
+    return send
 
 
 def _outgoing(call: Call) -> Callable[[bytes], Any]:
@@ -223,6 +240,12 @@ COMMANDS = (
                 help="split each value into key and value at the first TEXT",
             ),
             argument("--partition", metavar="P", type=count, help="instead of one chosen by the key"),
+            argument(
+                "--expected-offset",
+                metavar="N",
+                type=count,
+                help="refuse it all unless the first record gets offset N of its partition",
+            ),
             *publish.ARGUMENTS,
         ),
     ),

@@ -13,11 +13,13 @@ class At(IntEnum):
 
 
 class Produce(NamedTuple):
-    """Append one batch (payload) to a partition, durably, all or nothing. Answered by Confirm."""
+    """Append one batch (payload) to a partition, durably, all or nothing. Answered by Confirm. Refused as
+    `Conflict` unless its first record gets `expected_offset`, where that is given."""
 
     topic: str
     partition: int
-    payload: Any
+    expected_offset: int | None = None
+    payload: Any = b""
 
 
 class Fetch(NamedTuple):

@@ -275,4 +275,4 @@ def test_nothing_new_is_sent_behind_a_refused_batch_before_those_behind_it_came_
 
 def test_an_address_builds_its_publish():
     assert HERE.request(b"x") == Enqueue("jobs", b"x")
-    assert Address(Produce, "log", 3).request(b"x") == Produce("log", 3, b"x")
+    assert Address(Produce, "log", 3).request(b"x") == Produce("log", 3, None, b"x")

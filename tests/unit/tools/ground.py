@@ -19,7 +19,7 @@ def produce(node: OneNode, *values: bytes) -> None:
     for value in values:
         builder = BatchBuilder()
         builder.extend([value])
-        node.ask(Produce(TOPIC, 0, memoryview(builder.encode())))
+        node.ask(Produce(TOPIC, 0, None, memoryview(builder.encode())))
 
 
 def fetch(node: OneNode, offset: int) -> list[tuple[int, bytes]]:

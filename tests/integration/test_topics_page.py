@@ -1,0 +1,37 @@
+"""The page about topics: its programs print what they should, and its commands can be typed."""
+
+import subprocess
+import sys
+
+import pytest
+from tests.integration.pages import SECONDS, Page, environ, typed
+from tests.integration.process import BrokerProcess
+
+PAGE = Page("topics.md")
+
+
+def printed(name: str, broker: BrokerProcess) -> str:
+    """What a program prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", PAGE.program(name)],
+        env=environ(broker),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_events_build_on_each_other(broker: BrokerProcess) -> None:
+    assert printed("event_sourcing", broker) == "(10, 4)\n"
+
+
+EXPECTED = {"account-8": "0 1  deposit:50\n0 2  withdraw:20\n"}
+
+
+@pytest.mark.parametrize("topic", EXPECTED)
+def test_session_ends_with_what_it_fetches(topic: str, broker: BrokerProcess) -> None:
+    (session,) = [each for each in PAGE.sessions() if topic in each]
+    assert typed(session, broker)[-1] == EXPECTED[topic]
