@@ -12,8 +12,9 @@ from typing import Any
 import msgpack
 
 from penstock_broker.queues.notes import ATTEMPTS_MAX, Attempt, Notes
-from penstock_protocol.batch import BatchView, Kind, with_cells
+from penstock_protocol.batch import BatchView, Kind
 from penstock_protocol.checksum import Buffer
+from penstock_protocol.cuts import with_cells
 
 
 def history(

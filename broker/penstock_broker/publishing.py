@@ -117,6 +117,8 @@ class Publishing:
                 f"queue {target.name!r} has the records of topic {target.policy.source!r}",
                 hint="produce to the topic",
             )
+        if batch.codec:
+            raise Invalid("a queue takes no compressed batch", hint="compress each body, or produce to a topic")
         target.used_at = now.mono
         if not batch.column_table and target.takes_plainly:
             target.check_room(batch.count, batch.length)

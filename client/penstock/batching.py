@@ -178,11 +178,12 @@ class Publisher:
     def batch(self, to: Address | Route, on_outcome: Callable[[Batch, Outcome], None]) -> Batch:
         """An empty batch for `to`. `on_outcome` is called once, when its outcome is known."""
         address = to() if callable(to) else to
-        lane = self._lanes.get(address)
+        place = address._replace(codec=0) if address.codec else address
+        lane = self._lanes.get(place)
         if lane is None:
             new_id = partial(self._random.randrange, 1, PRODUCER_ID_MAX)
-            lane = self._lanes[address] = Lane(address, self._wire.producer_id, new_id)
-        return Batch(lane, on_outcome)
+            lane = self._lanes[place] = Lane(place, self._wire.producer_id, new_id)
+        return Batch(lane, on_outcome, address.codec)
 
     def submit(self, batch: Batch, timeout: float | None = None) -> None:
         """Send it when its turn has come. Its outcome is known, or known to be unknown, within `timeout`

@@ -17,11 +17,13 @@ from uuid import UUID
 from penstock import codecs
 from penstock.batching import Publisher
 from penstock.codecs import Codec
+from penstock.compression import Compression
 from penstock.connection import Wire
 from penstock.endpoint import endpoints
 from penstock.errors import ClientClosed, NotFound
 from penstock.events import Event
 from penstock.group import Group
+from penstock.partitioner import Partitioner
 from penstock.queue import Queue
 from penstock.requests import Requests
 from penstock.schedules import ScheduleDescription, ScheduleSettings, description_of
@@ -44,6 +46,7 @@ from penstock.values import (
     topic_settings_from_wire,
 )
 from penstock_protocol.limits import LISTING_MAX, MIB
+from penstock_protocol.messages.groups import DeleteGroup
 from penstock_protocol.messages.queues import AlterQueue, CreateQueue, DeleteQueue, DescribeQueue, ListQueues
 from penstock_protocol.messages.schedules import AlterSchedule, DeleteSchedule, ListSchedules
 from penstock_protocol.messages.schema import unpack_document
@@ -201,6 +204,10 @@ class Client:
             await consumer.closed()
         await self.flush()
 
+    def new_id(self) -> bytes:
+        """16 bytes that nothing else has for a name; for this package."""
+        return self._random.randbytes(16)
+
     # Handles
 
     @overload
@@ -212,12 +219,34 @@ class Client:
         return Queue(self, name, codec)
 
     @overload
-    def topic(self, name: str) -> Topic[bytes]: ...
+    def topic(
+        self, name: str, *, compression: Compression | None = None, partitioner: Partitioner | None = None
+    ) -> Topic[bytes]: ...
     @overload
-    def topic(self, name: str, *, codec: Codec[T]) -> Topic[T]: ...
-    def topic(self, name: str, *, codec: Codec[Any] = codecs.raw) -> Topic[Any]:
-        """The handle of a topic, whether it exists or not."""
-        return Topic(self, name, codec)
+    def topic(
+        self,
+        name: str,
+        *,
+        codec: Codec[T],
+        compression: Compression | None = None,
+        partitioner: Partitioner | None = None,
+    ) -> Topic[T]: ...
+    def topic(
+        self,
+        name: str,
+        *,
+        codec: Codec[Any] = codecs.raw,
+        compression: Compression | None = None,
+        partitioner: Partitioner | None = None,
+    ) -> Topic[Any]:
+        """The handle of a topic, whether it exists or not.
+
+        `compression`: of the values it produces, batch by batch: "lz4" or "zstd"; keys and headers stay as
+        they are. Whatever it says, a handle reads every record. `partitioner`: called with the key (or None)
+        and the number of partitions, says which; None is Kafka's murmur2, and so is a None it returns.
+        Raises `Invalid` for a compression that is not known, or whose library is not installed.
+        """
+        return Topic(self, name, codec, compression=compression, partitioner=partitioner)
 
     def group(self, name: str) -> Group:
         """The handle of a consumer group, whether it exists or not."""
@@ -317,6 +346,10 @@ class Client:
         """Names of the consumer groups that begin with `prefix`, in order."""
         return [each["name"] async for each in self._listed(ListGroups, prefix, timeout)]
 
+    async def delete_group(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a consumer group with its offsets. Raises `Conflict` while it has members, `NotFound`."""
+        await self._delete(DeleteGroup(name), timeout)
+
     async def _document(self, request: Any, timeout: float | None) -> dict[str, Any]:
         reply = await self.wire.request(request, timeout=timeout)
         document: dict[str, Any] = unpack_document(reply.payload)
@@ -334,7 +367,7 @@ class Client:
             more = page["more"]
 
     async def _delete(
-        self, request: DeleteQueue | DeleteTopic | DeleteSchedule, timeout: float | None
+        self, request: DeleteQueue | DeleteTopic | DeleteSchedule | DeleteGroup, timeout: float | None
     ) -> None:
         again = False
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
+from penstock.compression import compressor
 from penstock.errors import Error
 from penstock.values import Cells
 from penstock_protocol.batch import (
@@ -40,11 +41,13 @@ END_BYTES = 4
 
 
 class Address(NamedTuple):
-    """Where a batch goes; sequences are counted per address. `partition` is 0 for a queue."""
+    """Where a batch goes; sequences are counted per address, whatever the `codec`: how bodies are compressed,
+    0: not at all. `partition` is 0 for a queue."""
 
     verb: type[Enqueue] | type[Produce]
     name: str
     partition: int = 0
+    codec: int = 0
 
     def request(self, data: bytes, expected_offset: int | None = None) -> Enqueue | Produce:
         """The publish of a batch. `expected_offset`: of its first record, else it is refused."""
@@ -78,6 +81,7 @@ class Batch:
         "asking",
         "bodies",
         "callers",
+        "codec",
         "count",
         "data",
         "doubt",
@@ -95,8 +99,9 @@ class Batch:
         "withdrawn",
     )
 
-    def __init__(self, lane: "Lane", on_outcome: Callable[["Batch", Outcome], None]) -> None:
+    def __init__(self, lane: "Lane", on_outcome: Callable[["Batch", Outcome], None], codec: int = 0) -> None:
         self.lane = lane
+        self.codec = codec
         self.on_outcome = on_outcome
         self.stage = Stage.QUEUE
         self.gathering = False
@@ -195,7 +200,8 @@ class Batch:
                     builder.add(body, self._cells.get(i, ()))
             else:
                 builder.extend(self.bodies)
-            self.data = builder.encode(producer_id, sequence)
+            compress = compressor(self.codec) if self.codec else None
+            self.data = builder.encode(producer_id, sequence, self.codec, compress)
             self.bodies, self._cells = [], {}
         elif self._number != (producer_id, sequence):
             self.data = renumbered(self.data, producer_id, sequence)

@@ -1,7 +1,8 @@
 """Runs: a delivery cut along its slices. A run is consecutive messages with the same stamps and one batch.
 
-Nothing of a batch is decoded before it is touched. What is settled is kept here, per run, in one byte per
-message, so that a view, a message made from it and a range of it can never disagree. A run knows no socket.
+Nothing of a batch is decoded, or inflated, before it is touched. What is settled is kept here, per run, in
+one byte per message, so that a view, a message made from it and a range of it can never disagree. A run knows
+no socket.
 """
 
 import re
@@ -10,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
+from penstock.compression import inflated
 from penstock_protocol.batch import BatchView, Kind
 from penstock_protocol.errors import Corrupt, Invalid, TooLarge
 from penstock_protocol.messages import schema
@@ -63,16 +65,21 @@ class Run:
         self._integers: dict[Kind, list[int] | None] = {}
 
     def raw(self, index: int) -> bytes:
-        """The body of message `index` as it was sent."""
-        if self._bodies is None:
-            self._bodies = self.batch.bodies()
-            self._ends = [0, *self.batch.ends()]
-        return bytes(self._bodies[self._ends[index] : self._ends[index + 1]])
+        """The body of message `index` as it was given to the client that sent it."""
+        bodies = self._open() if self._bodies is None else self._bodies
+        return bytes(bodies[self._ends[index] : self._ends[index + 1]])
 
     def bodies(self, first: int, count: int) -> memoryview:
         """The bodies of messages `first` … `first + count` as they were sent, one behind the other."""
-        ends = [0, *self.batch.ends()]
-        return self.batch.bodies()[ends[first] : ends[first + count]]
+        bodies = self._open() if self._bodies is None else self._bodies
+        return bodies[self._ends[first] : self._ends[first + count]]
+
+    def _open(self) -> memoryview:
+        """All bodies. Raises `Corrupt` for those of a compressed batch that do not inflate as they should."""
+        batch = self.batch
+        bodies = self._bodies = inflated(batch, self.stamps) if batch.codec else batch.bodies()
+        self._ends = [0, *batch.ends()]
+        return bodies
 
     def cell(self, kind: Kind, index: int) -> Any:
         """The value of message `index` in a column of msgpack cells; None where absent."""

@@ -1,6 +1,7 @@
 """The handle of one topic: a name, a codec, the number of partitions once it was asked for, and the calls.
 
-Keys go where a Kafka producer would put them; records without one go to one partition per batch, in turn.
+Keys go where a Kafka producer would put them, unless the handle has a partitioner; records without one go to
+one partition per batch, in turn.
 """
 
 import asyncio
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from penstock import codecs
 from penstock.batching import Address, Route, Stretch
+from penstock.compression import Compression, codec_of
 from penstock.errors import Invalid, NotFound
 from penstock.murmur2 import partition_of
 from penstock.outgoing import Outgoing, key_of, record_cells
+from penstock.partitioner import Partitioner, checked
 from penstock.record import RecordRun
 from penstock.topic_consumer import TopicConsumer
 from penstock.values import Cells, Duration, Headers, RecordMetadata, instant_of, ms_at, ms_of
@@ -35,10 +38,20 @@ Start: TypeAlias = Literal["earliest", "latest"] | datetime
 class Topic(Generic[T]):
     """A topic by name. Whether it exists is found out by the first call (`NotFound`)."""
 
-    def __init__(self, client: "Client", name: str, codec: codecs.Codec[T]) -> None:
+    def __init__(
+        self,
+        client: "Client",
+        name: str,
+        codec: codecs.Codec[T],
+        *,
+        compression: Compression | None = None,
+        partitioner: Partitioner | None = None,
+    ) -> None:
         self.name = name
         self.codec = codec
         self.client = client
+        self._compression = codec_of(compression)
+        self._partitioner = None if partitioner is None else checked(partitioner)
         self._partitions = 0
         self._known = False
         self._describing = asyncio.Lock()
@@ -59,10 +72,11 @@ class Topic(Generic[T]):
     ) -> RecordMetadata:
         """Append one record; durable on return. Concurrent calls to one partition share a batch.
 
-        `partition` None: by the key, or in turn without one. `value` None is a tombstone for `key`. Cancelled
-        before its frame is built, it is taken back; later, only the waiting ends. Raises `NotFound`,
-        `TooLarge`, `DiskFull`; `OutcomeUnknown` at the timeout; with `expected_offset` `Conflict`, unless the
-        record gets just that offset of its partition (`detail`: partition, expected, end).
+        `partition` None: by the partitioner, else the key, else in turn. `value` None is a tombstone for
+        `key`. Cancelled before its frame is built, it is taken back; later, only the waiting ends. Raises
+        `NotFound`, `TooLarge`, `DiskFull`; `OutcomeUnknown` at the timeout; with `expected_offset`
+        `Conflict`, unless the record gets just that offset of its partition (`detail`: partition, expected,
+        end).
         """
         if partition is None:
             await self._count(timeout)
@@ -95,7 +109,7 @@ class Topic(Generic[T]):
         the time of the append.
         """
         await self._count(timeout)
-        plain = self._in_turn if self.codec is codecs.raw else None
+        plain = self._in_turn if self.codec is codecs.raw and self._partitioner is None else None
         encode = self._encode
         if expected_offset is not None:
             if not atomic:
@@ -125,12 +139,13 @@ class Topic(Generic[T]):
 
     def _encode(self, item: Any) -> tuple[Address | Route, bytes, Cells]:
         if not isinstance(item, Outgoing):
-            return self._in_turn, self.codec.encode(item), ()
+            return self._to(None, None), self.codec.encode(item), ()
         absent = item.body is None
         if absent and item.key is None:
             raise Invalid("a tombstone needs a key", hint="pass key=…, or a value")
         cells = record_cells(item, absent=absent)
-        return self._route(item), b"" if absent else self.codec.encode(item.body), cells
+        to = self._to(item.partition, None if item.key is None else key_of(item.key))
+        return to, b"" if absent else self.codec.encode(item.body), cells
 
     def _encode_expecting(self, item: Any) -> tuple[Address, bytes, Cells]:
         to, body, cells = self._encode(item)
@@ -147,17 +162,21 @@ class Topic(Generic[T]):
             )
         return to()
 
-    def _route(self, item: Outgoing) -> Address | Route:
-        if item.partition is not None:
-            return Address(Produce, self.name, item.partition)
-        if item.key is None:
+    def _to(self, partition: int | None, key: bytes | None) -> Address | Route:
+        """Where a record goes: the partition given, else the partitioner's, else the key's, else in turn."""
+        if partition is None and self._partitioner is not None:
+            partition = self._partitioner(key, self._partitions)
+        if partition is None and key is None:
             return self._in_turn
-        return Address(Produce, self.name, partition_of(key_of(item.key), self._partitions))
+        if partition is None:
+            assert key is not None
+            partition = partition_of(key, self._partitions)
+        return Address(Produce, self.name, partition, self._compression)
 
     def _in_turn(self) -> Address:
         """The partition of the next batch of records without a key."""
         self._turn = (self._turn + 1) % self._partitions
-        return Address(Produce, self.name, self._turn)
+        return Address(Produce, self.name, self._turn, self._compression)
 
     # Fetch
 

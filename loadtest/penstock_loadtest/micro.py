@@ -17,7 +17,8 @@ from penstock_broker.storage.entries import At, Body, Kind, Part
 from penstock_broker.storage.journal import Journal, JournalSettings
 from penstock_broker.storage.log import Log, Use
 from penstock_loadtest.micro_history import History
-from penstock_protocol.batch import BatchBuilder, BatchView, cut
+from penstock_protocol.batch import BatchBuilder, BatchView
+from penstock_protocol.cuts import cut
 from penstock_protocol.link import Link, Role
 from penstock_protocol.messages.queues import Enqueue
 from penstock_protocol.messages.session import MAGIC, Hello

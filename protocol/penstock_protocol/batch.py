@@ -4,18 +4,18 @@
     0       4            length        bytes of the whole batch
     4       4            crc32         over bytes 8 … length
     8       1            version       1
-    9       1            flags         bit 0 compressed (reserved), bit 1 sparse
+    9       1            flags         bit 0 bodies are lz4, bit 1 sparse, bit 2 bodies are zstd
     10      2            count         messages, 1 … 10,000
     12      2            columns       entries of the column table
     14      2            epoch         of the producer (reserved, zero)
     16      8            producer_id   0 = the batch is not sequenced
     24      4            sequence      counts batches per (producer id, address); 0 if it is not sequenced
-    28      4            reserved      zero
+    28      4            inflated      bytes of the bodies before they were compressed; 0 if they are not
     32      8 * columns  column table  kind u8, width u8, reserved u16, length u32
-    …       4 * count    ends          u32: cumulative ends of the bodies
+    …       4 * count    ends          u32: cumulative ends of the bodies, before compression
     …                    columns       in table order; width 1, 2, 4 or 8: an array of such unsigned
                                        integers; width 0: u32[count] cumulative ends, then the cells
-    …                    bodies        concatenated
+    …                    bodies        concatenated; or compressed, all of them at once
 
 Little-endian. A column exists only if a message of the batch uses it, so a plain message has none. A
 cell of width 0 is one msgpack value; an empty cell means "absent". A batch is immutable: whoever needs
@@ -23,15 +23,19 @@ a part of it makes a cut (new header and checksum, the same bytes), never a deco
 
 Message i of a batch that begins at offset n has offset n + i. In a sparse batch, which a broker makes of one
 when some of its messages are gone, it has offset n + DELTA[i]: the first delta is 0, and they grow.
+
+Bodies alone are compressed, by clients, and inflated by clients; what a broker looks at stands outside. A
+part of a compressed batch keeps all of the compressed bodies, and says where its own begin in them: body i is
+START[i] … START[i] + ends[i] - ends[i - 1] of what was inflated.
 """
 
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from itertools import accumulate, pairwise
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from penstock_protocol.checksum import Buffer, crc32
 from penstock_protocol.errors import Invalid, TooLarge
@@ -40,6 +44,8 @@ from penstock_protocol.limits import (
     BATCH_COLUMNS_MAX,
     BATCH_COUNT_MAX,
     BATCH_OVERHEAD_BYTES_MAX,
+    COMPRESSION_RATIO_MAX,
+    INFLATED_BYTES_MAX,
 )
 
 HEADER = Struct(
@@ -53,7 +59,7 @@ HEADER = Struct(
     "H"  # epoch
     "Q"  # producer_id
     "I"  # sequence
-    "I"  # reserved
+    "I"  # inflated
 )
 HEADER_BYTES = 32
 assert HEADER.size == HEADER_BYTES
@@ -63,7 +69,9 @@ assert COLUMN.size == COLUMN_BYTES
 FLAGS_AT = 9
 CRC_FROM = 8
 VERSION = 1
-SPARSE = 2
+LZ4, SPARSE, ZSTD = 1, 2, 4
+CODECS = LZ4 | ZSTD
+Compress: TypeAlias = Callable[[bytes], bytes]
 WIDTHS = {0: "", 1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -88,6 +96,7 @@ class Kind(IntEnum):
     ON_CONFLICT = 16  # width 1: see `OnConflict`
     HISTORY = 17  # width 0: map, what became of it so far; the broker's
     CHECKPOINT = 18  # width 0: bin, how far the last try got; the broker's
+    START = 19  # width 4: where the body begins in the inflated bodies; the broker's
 
 
 class OnConflict(IntEnum):
@@ -104,6 +113,7 @@ WIDTH_OF = {
     **{Kind.DELAY: 8, Kind.TTL: 8, Kind.PRIORITY: 1, Kind.MESSAGE_GROUP: 0, Kind.DEDUP_ID: 0},
     **{Kind.REPLY_TO: 0, Kind.CORRELATION_ID: 0, Kind.CONTENT_TYPE: 0, Kind.JOB_KEY: 0},
     **{Kind.DELTA: 4, Kind.AT: 8, Kind.ON_CONFLICT: 1, Kind.HISTORY: 0, Kind.CHECKPOINT: 0},
+    **{Kind.START: 4},
 }
 """Bytes of a value of each column; 0: cells of any length."""
 TRAITS = frozenset(
@@ -113,7 +123,7 @@ TRAITS = frozenset(
     }
 )
 """Columns that decide how a queue treats a message. A topic takes none of them."""
-BROKERS = frozenset({Kind.HISTORY, Kind.CHECKPOINT})
+BROKERS = frozenset({Kind.HISTORY, Kind.CHECKPOINT, Kind.START})
 """Columns that the broker adds to a copy of its own; nobody publishes them."""
 
 
@@ -151,7 +161,7 @@ class BatchView:
     """
 
     __slots__ = (
-        *("_ends", "bodies_at", "column_table", "count", "crc", "length"),
+        *("_ends", "bodies_at", "codec", "column_table", "count", "crc", "inflated", "length"),
         *("producer_id", "sequence", "sparse", "view"),
     )
 
@@ -159,14 +169,13 @@ class BatchView:
         view = memoryview(data)
         if len(view) < HEADER_BYTES:
             raise Invalid("a batch is shorter than its header", hint="the sender's encoder is faulty")
-        (length, crc, version, flags, count, columns, epoch, producer_id, sequence, reserved) = (
+        (length, crc, version, flags, count, columns, epoch, producer_id, sequence, inflated) = (
             HEADER.unpack_from(view)
         )
         if (
             length > len(view)
             or version != VERSION
-            or flags not in (0, SPARSE)
-            or reserved
+            or ((flags or inflated) and not _flags_fit(flags, inflated))
             or epoch
             or not 1 <= count <= BATCH_COUNT_MAX
         ):
@@ -187,9 +196,12 @@ class BatchView:
             self.bodies_at = column.at + column.length
         self._ends: dict[int, list[int]] = {}
         """By where the arrays of cumulative ends lie: decoded once, however many cuts are made."""
-        self.sparse: bool = flags == SPARSE
-        if self.sparse or (self.column_table and self.column(Kind.DELTA)):
-            self._check_deltas()
+        self.sparse: bool = flags & SPARSE != 0
+        self.codec: int = flags & CODECS
+        """LZ4, ZSTD, or 0: the bodies are as they are."""
+        self.inflated: int = inflated
+        if flags or (self.column_table and self.column_table[-1].kind >= Kind.DELTA):
+            self._check_flagged_columns()
 
     def _columns(self, columns: int) -> tuple[Column, ...]:
         table = []
@@ -208,12 +220,15 @@ class BatchView:
             raise Invalid("the columns of a batch reach beyond its end")
         return tuple(table)
 
-    def _check_deltas(self) -> None:
+    def _check_flagged_columns(self) -> None:
         deltas = self.integers(Kind.DELTA)
         if (deltas is not None) != self.sparse:
             raise Invalid("a batch is sparse without offset deltas, or has them and is not")
         if deltas and (deltas[0] or any(one >= other for one, other in pairwise(deltas))):
             raise Invalid("the offset deltas of a batch do not grow from 0")
+        starts = self.integers(Kind.START)
+        if starts and (not self.codec or max(starts) > self.inflated):
+            raise Invalid("bodies of a batch start behind what is compressed, or nothing is")
 
     @property
     def deltas(self) -> Sequence[int]:
@@ -245,23 +260,39 @@ class BatchView:
             raise Invalid("a sparse batch cannot be published")
         if any(column.kind in BROKERS for column in self.column_table):
             raise Invalid("a batch has a column that only a broker adds")
+        if self.codec:
+            self._check_compression(message_bytes_max)
+        size = self.inflated or self.length - self.bodies_at
         if self.count == 1:
-            if self.length - self.bodies_at > message_bytes_max:
-                raise TooLarge(
-                    f"message of {self.length - self.bodies_at:,} bytes; the limit is {message_bytes_max:,}"
-                )
+            if size > message_bytes_max:
+                raise TooLarge(f"message of {size:,} bytes; the limit is {message_bytes_max:,}")
             if self.bodies_at > BATCH_OVERHEAD_BYTES_MAX:
                 raise TooLarge(
                     f"key and headers of {self.bodies_at:,} bytes; the limit is {BATCH_OVERHEAD_BYTES_MAX:,}"
                 )
         elif self.length > BATCH_BYTES_MAX:
             raise TooLarge(f"batch of {self.length:,} bytes; the limit is {BATCH_BYTES_MAX:,}")
-        self._check_ends(self.ends(), self.length - self.bodies_at)
+        self._check_ends(self.ends(), size)
         for column in self.column_table:
             if not column.width:
                 self._check_ends(self.ends_in(column.at), column.length - 4 * self.count)
             elif column.kind == Kind.ABSENT:
                 self._check_absent(self.view[column.at : column.at + self.count])
+
+    def _check_compression(self, message_bytes_max: int) -> None:
+        """No reader shall need more memory than he was told, or be sent what inflates beyond all measure."""
+        compressed, inflated = self.length - self.bodies_at, self.inflated
+        if inflated > INFLATED_BYTES_MAX:
+            raise TooLarge(f"bodies that inflate to {inflated:,} bytes; the limit is {INFLATED_BYTES_MAX:,}")
+        if not compressed < inflated <= COMPRESSION_RATIO_MAX * self.length:
+            raise Invalid(
+                f"{compressed:,} bytes of bodies that inflate to {inflated:,}: more than"
+                f" {COMPRESSION_RATIO_MAX:,} times, or not at all",
+                hint="send such a batch as it is",
+            )
+        longest = max(end - start for start, end in zip([0, *self.ends()], self.ends(), strict=False))
+        if longest > message_bytes_max:
+            raise TooLarge(f"message of {longest:,} bytes; the limit is {message_bytes_max:,}")
 
     def _check_absent(self, absent: memoryview) -> None:
         ends = self.ends()
@@ -276,7 +307,7 @@ class BatchView:
             raise Invalid("the lengths inside a batch do not add up", hint="the sender's encoder is faulty")
 
     def bodies(self) -> memoryview:
-        """All bodies, concatenated."""
+        """All bodies, concatenated; of a compressed batch what they were compressed to."""
         return self.view[self.bodies_at :]
 
     def column(self, kind: int) -> Column | None:
@@ -343,8 +374,10 @@ class BatchBuilder:
         if self._columns:
             self.size += len(bodies) * sum(WIDTH_OF[kind] or 4 for kind in self._columns)
 
-    def encode(self, producer_id: int = 0, sequence: int = 0) -> bytes:
-        """The batch as bytes."""
+    def encode(
+        self, producer_id: int = 0, sequence: int = 0, codec: int = 0, compress: Compress | None = None
+    ) -> bytes:
+        """The batch as bytes; its bodies through `compress` if that makes them smaller, and within bounds."""
         count = len(self._bodies)
         table, data = [], []
         for kind in sorted(self._columns):
@@ -358,17 +391,24 @@ class BatchBuilder:
             table.append(COLUMN.pack(kind, width, 0, len(encoded)))
             data.append(encoded)
         ends = to_u32(list(accumulate(map(len, self._bodies))))
-        tail = b"".join([*table, ends, *data, *self._bodies])
-        return sealed(count, len(table), producer_id, sequence, tail)
+        head = [*table, ends, *data]
+        if compress is not None:
+            bodies = b"".join(self._bodies)
+            compressed = compress(bodies)
+            length = HEADER_BYTES + sum(map(len, head)) + len(compressed)
+            if len(compressed) < len(bodies) <= min(COMPRESSION_RATIO_MAX * length, INFLATED_BYTES_MAX):
+                tail = b"".join([*head, compressed])
+                return sealed(count, len(table), producer_id, sequence, tail, codec, len(bodies))
+        return sealed(count, len(table), producer_id, sequence, b"".join([*head, *self._bodies]))
 
 
 def sealed(
-    count: int, columns: int, producer_id: int, sequence: int, tail: bytes, *, sparse: bool = False
+    count: int, columns: int, producer_id: int, sequence: int, tail: bytes, flags: int = 0, inflated: int = 0
 ) -> bytes:
     """Header with checksum in front of `tail`, everything behind the header."""
     header = bytearray(HEADER_BYTES)
-    length, flags = HEADER_BYTES + len(tail), SPARSE if sparse else 0
-    HEADER.pack_into(header, 0, length, 0, VERSION, flags, count, columns, 0, producer_id, sequence, 0)
+    length = HEADER_BYTES + len(tail)
+    HEADER.pack_into(header, 0, length, 0, VERSION, flags, count, columns, 0, producer_id, sequence, inflated)
     crc = crc32(tail, crc32(memoryview(header)[CRC_FROM:]))
     header[4:8] = crc.to_bytes(4, "little")
     return bytes(header) + tail
@@ -376,92 +416,16 @@ def sealed(
 
 def is_sparse(batch: Buffer) -> bool:
     """Offsets of its messages have holes."""
-    return batch[FLAGS_AT] == SPARSE
+    return batch[FLAGS_AT] & SPARSE != 0
 
 
 def renumbered(batch: bytes, producer_id: int, sequence: int) -> bytes:
     """The same messages under another producer id and sequence."""
-    _, _, _, _, count, columns, *_ = HEADER.unpack_from(batch)
-    return sealed(count, columns, producer_id, sequence, batch[HEADER_BYTES:])
+    _, _, _, flags, count, columns, _, _, _, inflated = HEADER.unpack_from(batch)
+    return sealed(count, columns, producer_id, sequence, batch[HEADER_BYTES:], flags, inflated)
 
 
-def cut(batch: BatchView, first: int, count: int) -> Buffer:
-    """Messages `first` … `first + count` of the batch as a batch of their own; the whole one as it is."""
-    if not first and count == batch.count:
-        return batch.view
-    return _picked(batch, [(first, first + count)])
-
-
-def picked(batch: BatchView, indexes: Sequence[int]) -> Buffer:
-    """Messages `indexes`, which grow, as a batch of their own. It begins at the offset of the first of them;
-    each keeps its offset."""
-    runs: list[tuple[int, int]] = []
-    for index in indexes:
-        if runs and runs[-1][1] == index:
-            runs[-1] = runs[-1][0], index + 1
-        else:
-            runs.append((index, index + 1))
-    return _picked(batch, runs)
-
-
-def _picked(batch: BatchView, runs: Sequence[tuple[int, int]]) -> bytes:
-    """Messages first … end of each run, without a decode."""
-    view, total = batch.view, batch.count
-    count = sum(end - first for first, end in runs)
-    columns: dict[int, list[Buffer]] = {}
-    for column in batch.column_table:
-        at, width = column.at, column.width
-        if width:
-            columns[column.kind] = [view[at + first * width : at + end * width] for first, end in runs]
-        else:
-            cells = view[at + 4 * total : at + column.length]
-            columns[column.kind] = _gathered(batch.ends_in(at), cells, runs)
-    deltas = batch.deltas
-    before = deltas[runs[0][0]]
-    columns.pop(Kind.DELTA, None)
-    sparse = deltas[runs[-1][1] - 1] - before >= count
-    if sparse:
-        columns[Kind.DELTA] = [to_u32([each - before for first, end in runs for each in deltas[first:end]])]
-    ends, *bodies = _gathered(batch.ends(), batch.bodies(), runs)
-    return _joined(batch, count, columns, ends, bodies, sparse=sparse)
-
-
-def with_cells(batch: BatchView, kind: Kind, cells: Sequence[bytes]) -> bytes:
-    """The same messages with a column of one msgpack value each (empty: absent), in the place of that column
-    if they have it. For the broker's own copies: who sent a batch reads his own bytes again."""
-    columns: dict[int, list[Buffer]] = {
-        column.kind: [batch.view[column.at : column.at + column.length]] for column in batch.column_table
-    }
-    columns[kind] = [to_u32(list(accumulate(map(len, cells)))), *cells]
-    ends = batch.view[batch.ends_at : batch.ends_at + 4 * batch.count]
-    return _joined(batch, batch.count, columns, ends, [batch.bodies()], sparse=batch.sparse)
-
-
-def _joined(
-    batch: BatchView,
-    count: int,
-    columns: dict[int, list[Buffer]],
-    ends: Buffer,
-    bodies: Sequence[Buffer],
-    *,
-    sparse: bool,
-) -> bytes:
-    """A batch of the same producer from its parts."""
-    kinds = sorted(columns)
-    table = [COLUMN.pack(kind, WIDTH_OF[Kind(kind)], 0, sum(map(len, columns[kind]))) for kind in kinds]
-    data = [piece for kind in kinds for piece in columns[kind]]
-    tail = b"".join([*table, ends, *data, *bodies])
-    return sealed(count, len(table), batch.producer_id, batch.sequence, tail, sparse=sparse)
-
-
-def _gathered(ends: Sequence[int], pieces: memoryview, runs: Sequence[tuple[int, int]]) -> list[Buffer]:
-    """The pieces of each run: where each of them ends now, then their bytes."""
-    moved: list[int] = []
-    found: list[Buffer] = []
-    size = 0
-    for first, end in runs:
-        begin = ends[first - 1] if first else 0
-        moved += [each - begin + size for each in ends[first:end]]
-        found.append(pieces[begin : ends[end - 1]])
-        size = moved[-1]
-    return [to_u32(moved), *found]
+def _flags_fit(flags: int, inflated: int) -> bool:
+    """They are known, at most one says how it is compressed, and then it is said how large it was."""
+    codec = flags & CODECS
+    return not flags & ~(CODECS | SPARSE) and codec != CODECS and bool(codec) == bool(inflated)

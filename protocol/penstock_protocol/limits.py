@@ -25,6 +25,10 @@ BATCH_BYTES_MAX = 1 * MIB
 BATCH_OVERHEAD_BYTES_MAX = 64 * KIB
 """What header, key and headers may add to the body in a batch of one message."""
 BATCH_COLUMNS_MAX = 24
+INFLATED_BYTES_MAX = 8 * MIB
+"""All bodies of a compressed batch, before they were compressed: what a reader allocates at most."""
+COMPRESSION_RATIO_MAX = 1_000
+"""Bytes of bodies before compression for each byte of the batch."""
 MESSAGE_BYTES_MAX_DEFAULT = 1 * MIB
 MESSAGE_BYTES_MAX = 6 * MIB
 
@@ -62,6 +66,10 @@ SCHEDULE_RUNS_MAX = 100
 LISTING_MAX = 1_000
 """Entries in one page of a listing."""
 PARTITIONS_MAX = 10_000
+GROUP_MEMBERS_MAX = 1_000
+"""Members of one consumer group. Kafka's share groups: 200; its consumer groups: unlimited."""
+GROUP_TOPICS_MAX = 64
+"""Names and patterns that one member subscribes to."""
 
 # Time
 VISIBILITY_MS_MAX = 12 * 3600 * 1000

@@ -13,8 +13,9 @@ from penstock import codecs
 from penstock.errors import Error
 from penstock.queue import Queue
 from penstock.settle import Settler
-from penstock_protocol.batch import BatchBuilder, BatchView, Kind, picked
+from penstock_protocol.batch import BatchBuilder, BatchView, Kind
 from penstock_protocol.checksum import Buffer
+from penstock_protocol.cuts import picked
 from penstock_protocol.messages.queues import Deliver
 from penstock_protocol.slices import Slice, encode_slice
 
@@ -148,6 +149,9 @@ class FakeClient:
         self.settler = Settler(self.wire)
         self.consumers: set[Any] = set()
         self.timeout = 30.0
+
+    def new_id(self) -> bytes:
+        return bytes(16)
 
 
 def queue_of(client: Any, name: str = "jobs") -> Queue[bytes]:

@@ -93,9 +93,9 @@ class Broker(FakeClient):
                 if answer is not None:
                     asked.reply(answer)
 
-    def topic(self, codec: codecs.Codec[Any] = codecs.raw) -> Topic[Any]:
+    def topic(self, codec: codecs.Codec[Any] = codecs.raw, **options: Any) -> Topic[Any]:
         client: Any = self
-        return Topic(client, "lines", codec)
+        return Topic(client, "lines", codec, **options)
 
     def consumer(self, *partitions: int, **options: Any) -> TopicConsumer[Any]:
         return self.topic().consumer("readers", partitions=partitions or (0,), **options)

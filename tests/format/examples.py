@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from penstock_protocol.batch import BatchBuilder, BatchView, Kind, OnConflict, picked, with_cells
+from penstock_protocol.batch import LZ4, ZSTD, BatchBuilder, BatchView, Kind, OnConflict
 from penstock_protocol.checksum import Buffer
+from penstock_protocol.cuts import cut, picked, with_cells
 from penstock_protocol.errors import Conflict, Error, OffsetOutOfRange, QueueFull
 from penstock_protocol.link import Link, Role
 from penstock_protocol.messages import queues as q
@@ -71,15 +72,33 @@ def _tried() -> bytes:
     return with_cells(BatchView(data), Kind.CHECKPOINT, [msgpack.packb(b"page 3")])
 
 
+BODIES = [b"north " * 5, b"", b"south " * 5]
+LZ4_BODIES = bytes.fromhex("6f6e6f7274682006 00053f736f750600 03506f75746820")
+ZSTD_BODIES = bytes.fromhex("28b52ffd203c8d00 00486e6f72746820 736f750200201c01 4b11")
+"""What lz4 4.4.5 (block) and zstd 1.5.7 (level 3) made of them; other versions may find something else."""
+
+
+def _compressed(codec: int, bodies: bytes) -> bytes:
+    builder = BatchBuilder()
+    for body, key in zip(BODIES, (b"n", b"", b"s"), strict=True):
+        builder.add(body, [(Kind.KEY, msgpack.packb(key))])
+    return builder.encode(7, 3, codec, lambda _: bodies)
+
+
 PLAIN_BATCH, RICH_BATCH, OPTIONS_BATCH, TRIED_BATCH = _plain(), _rich(), _with_options(), _tried()
 SPARSE_BATCH = bytes(picked(BatchView(RICH_BATCH), [0, 2]))
 RICH_ONE = bytes(picked(BatchView(RICH_BATCH), [0]))
+LZ4_BATCH, ZSTD_BATCH = _compressed(LZ4, LZ4_BODIES), _compressed(ZSTD, ZSTD_BODIES)
 BATCHES = {
     "plain, of producer 7, sequence 3": PLAIN_BATCH,
     "with every column in use": RICH_BATCH,
     "sparse, without its second message": SPARSE_BATCH,
     "with every message option": OPTIONS_BATCH,
     "of a message that failed once, with history and checkpoint": TRIED_BATCH,
+    "of lz4": LZ4_BATCH,
+    "of zstd": ZSTD_BATCH,
+    "of lz4, its last two messages": bytes(cut(BatchView(LZ4_BATCH), 1, 2)),
+    "of zstd, without its second message": bytes(picked(BatchView(ZSTD_BATCH), [0, 2])),
 }
 SLICE = Slice(
     token=2**62 + 1,

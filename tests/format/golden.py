@@ -59,7 +59,7 @@ def pieces() -> Iterator[tuple[str, bytes, list[Line]]]:
 HEADER_NAMES = ("length", "correlation", "fields_length", "verb", "flags", "reserved")
 BATCH_NAMES = (
     *("length", "crc32", "version", "flags", "count", "columns"),
-    *("epoch", "producer_id", "sequence", "reserved"),
+    *("epoch", "producer_id", "sequence", "inflated"),
 )
 
 

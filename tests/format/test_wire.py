@@ -4,10 +4,12 @@ import msgpack
 import pytest
 from tests.format.examples import (
     BATCHES,
+    BODIES,
     CORRELATION,
     DELIVERY,
     EXAMPLES,
     EXCEPTIONS,
+    LZ4_BODIES,
     OPTIONS_BATCH,
     PLAIN_BATCH,
     RANGES,
@@ -15,12 +17,22 @@ from tests.format.examples import (
     SLICE,
     TIME,
     TRIED_BATCH,
+    ZSTD_BODIES,
     Example,
     buffers,
 )
 from tests.format.golden import WIRE, pieces, read
 
-from penstock_protocol.batch import BROKERS, HEADER_BYTES, BatchView, Kind, OnConflict, renumbered, sealed
+from penstock.compression import inflated
+from penstock_protocol.batch import (
+    BROKERS,
+    HEADER_BYTES,
+    BatchView,
+    Kind,
+    OnConflict,
+    renumbered,
+    sealed,
+)
 from penstock_protocol.errors import Error, Invalid
 from penstock_protocol.frame import HEADER, FrameDecoder
 from penstock_protocol.limits import FRAME_BYTES_MAX
@@ -95,6 +107,24 @@ def test_golden_batch_decodes(title: str) -> None:
 def test_golden_sparse_batch_says_which_offsets_it_has() -> None:
     view = BatchView(GOLDEN["batch sparse, without its second message"])
     assert (view.count, list(view.deltas)) == (2, [0, 2])
+
+
+@pytest.mark.parametrize("title", ["of lz4", "of zstd"])
+def test_golden_compressed_batch_says_what_it_holds(title: str) -> None:
+    view = BatchView(GOLDEN[f"batch {title}"])
+    view.check(30)
+    assert (view.ends(), view.inflated) == ([30, 30, 60], 60)
+    assert [bytes(cell) for cell in view.cells(Kind.KEY) or ()] == [b"\xc4\x01n", b"\xc4\x00", b"\xc4\x01s"]
+    assert inflated(view, SLICE) == b"".join(BODIES)
+    assert renumbered(bytes(view.view), 7, 3) == view.view
+
+
+def test_golden_parts_of_compressed_batches_say_where_their_bodies_begin() -> None:
+    last = BatchView(GOLDEN["batch of lz4, its last two messages"])
+    assert (last.integers(Kind.START), last.ends(), last.bodies()) == ([30, 30], [0, 30], LZ4_BODIES)
+    outer = BatchView(GOLDEN["batch of zstd, without its second message"])
+    assert (outer.integers(Kind.START), outer.ends(), outer.bodies()) == ([0, 30], [30, 60], ZSTD_BODIES)
+    assert list(outer.deltas) == [0, 2]
 
 
 def test_golden_plain_batch_says_what_it_holds() -> None:

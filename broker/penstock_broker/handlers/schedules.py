@@ -29,8 +29,8 @@ def create_schedule(core: "Core", call: "Call", request: c.CreateSchedule) -> No
     queue = core.registry.queue(request.queue)
     batch = BatchView(request.payload)
     batch.check(core.settings.message_bytes_max)
-    if batch.count != 1 or batch.producer_id:
-        raise Invalid("a schedule has one message, without a producer id")
+    if batch.count != 1 or batch.producer_id or batch.codec:
+        raise Invalid("a schedule has one message, without a producer id, and not compressed")
     if batch.length > limits.SCHEDULE_BYTES_MAX:
         raise TooLarge(
             f"message of {batch.length:,} bytes; that of a schedule takes {limits.SCHEDULE_BYTES_MAX:,}",

@@ -19,7 +19,8 @@ from penstock_broker.storage import entries
 from penstock_broker.storage.entries import Body, Part
 from penstock_broker.storage.reads import Cut, crc_of
 from penstock_protocol import limits
-from penstock_protocol.batch import BatchView, cut
+from penstock_protocol.batch import BatchView
+from penstock_protocol.cuts import cut
 from penstock_protocol.errors import Error, Invalid, NotFound
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages.schema import pack_document

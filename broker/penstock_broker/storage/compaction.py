@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from penstock_protocol.batch import BatchView, Kind, from_u32, picked
+from penstock_protocol.batch import BatchView, Kind, from_u32
 from penstock_protocol.checksum import Buffer
+from penstock_protocol.cuts import picked
 
 KEYS_MAX = 250_000
 """About 32 MiB of map."""
@@ -113,11 +114,13 @@ def fates(batch: BatchView, base: int, latest: Latest, tombstones_below: int) ->
 
 
 def remains(batch: BatchView, stay: Sequence[bool]) -> Iterator[tuple[int, Buffer]]:
-    """Batches of the records that stay, each with the delta of its first; the same batch if all do."""
+    """Batches of the records that stay, each with the delta of its first; the same batch if all do. A
+    compressed one stays in one piece: each would repeat its bodies, which go with its last record."""
     if all(stay):
         yield 0, batch.view
         return
     indexes = [index for index, stays in enumerate(stay) if stays]
-    for at in range(0, len(indexes), PIECE_RECORDS):
-        some = indexes[at : at + PIECE_RECORDS]
+    piece = batch.count if batch.codec else PIECE_RECORDS
+    for at in range(0, len(indexes), piece):
+        some = indexes[at : at + piece]
         yield batch.deltas[some[0]], picked(batch, some)

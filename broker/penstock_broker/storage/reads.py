@@ -21,8 +21,9 @@ from penstock_broker.storage.segment import (
     segment_name,
     walk,
 )
-from penstock_protocol.batch import BatchView, cut, is_sparse
+from penstock_protocol.batch import BatchView, is_sparse
 from penstock_protocol.checksum import Buffer, crc32
+from penstock_protocol.cuts import cut
 from penstock_protocol.errors import Corrupt
 
 BATCH = Struct("<II")  # how a batch begins: length, crc32 over what follows

@@ -27,7 +27,7 @@ from penstock_broker.tools.command import RANDOM
 from penstock_broker.tools.names import KINDS, Names
 from penstock_broker.topics.partition import Partition
 from penstock_broker.topics.policy import policy_for as topic_policy_for
-from penstock_protocol.batch import BatchView, OnConflict
+from penstock_protocol.batch import LZ4, ZSTD, BatchView, OnConflict
 from penstock_protocol.batch import Kind as Column
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.slices import Status, decode_exceptions
@@ -267,6 +267,7 @@ TEXTS = (
     *(Column.MESSAGE_GROUP, Column.DEDUP_ID, Column.JOB_KEY, Column.REPLY_TO),
     *(Column.CORRELATION_ID, Column.CONTENT_TYPE, Column.HEADERS, Column.HISTORY),
 )
+CODEC_NAMES = {LZ4: "lz4", ZSTD: "zstd"}
 NUMBERS = (Column.TIMESTAMP, Column.DELAY, Column.AT, Column.TTL, Column.PRIORITY)
 
 
@@ -296,6 +297,8 @@ def message_values(first: int, data: memoryview) -> list[Values]:
             values |= _bytes("checkpoint", checkpoints[index])
         if absent is not None and absent[index]:
             values["body"] = None
+        elif batch.codec:
+            values |= {"body_compressed": CODEC_NAMES[batch.codec], "body_bytes": end - start}
         else:
             values |= text_or_base64("body", bytes(bodies[start:end]))
         messages.append(values)

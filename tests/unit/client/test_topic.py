@@ -1,14 +1,17 @@
 """Topics: where records go and what is fetched. The test is the broker."""
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import msgpack
 import pytest
 from tests.fakes.client_wire import LOG, turns
-from tests.fakes.topic_broker import Broker
+from tests.fakes.scripted_server import ScriptedServer
+from tests.fakes.topic_broker import Broker, document
 
+import penstock
 from penstock import codecs
 from penstock.errors import Invalid, NotFound
 from penstock.group import Group
@@ -23,6 +26,7 @@ from penstock_protocol.messages.topics import (
     Fetch,
     Fetched,
     Offset,
+    Produce,
 )
 
 # Producing
@@ -45,6 +49,67 @@ async def test_records_without_a_key_take_partitions_in_turn() -> None:
     for _ in range(6):
         await topic.produce(b"v")
     assert sorted(to.partition for to, _, _ in broker.publisher.published) == [0, 0, 1, 1, 2, 2]
+
+
+async def test_a_partitioner_is_asked_for_every_record_without_a_partition_of_its_own() -> None:
+    broker = Broker(12)
+    asked: list[tuple[bytes | None, int]] = []
+
+    def by_length(key: bytes | None, partitions: int) -> int | None:
+        asked.append((key, partitions))
+        return len(key) if key else None
+
+    topic = broker.topic(partitioner=by_length)
+    await topic.produce("v", key="abc")
+    await topic.produce("v", key=b"")
+    await topic.produce("v")
+    await topic.produce("v", key="abc", partition=7)
+    assert asked == [(b"abc", 12), (b"", 12), (None, 12)]
+    assert [to.partition for to, _, _ in broker.publisher.published] == [3, partition_of(b"", 12), 1, 7]
+
+
+async def test_a_partitioner_is_asked_for_plain_values_of_produce_many_too() -> None:
+    async with ScriptedServer() as server, penstock.connect(server.url) as client:
+        server.answers[DescribeTopic] = lambda asked: asked.reply(document({"partitions": [{}] * 3}))
+        turns = iter((2, 0, 2))
+        topic = client.topic("lines", partitioner=lambda _key, _partitions: next(turns))
+        producing = asyncio.ensure_future(topic.produce_many([b"a", b"b", b"c"]))
+        batches = [await server.asked(Produce) for _ in range(2)]
+        for each in batches:
+            each.confirm(0)
+        receipts = await producing
+    assert {each.message.partition: each.bodies for each in batches} == {2: [b"a", b"c"], 0: [b"b"]}
+    assert [(receipt.partition, receipt.offset) for receipt in receipts] == [(2, 0), (0, 0), (2, 1)]
+
+
+@pytest.mark.parametrize("chosen", [-1, 3, "0", 1.0, True], ids=repr)
+async def test_a_partition_that_there_is_not_is_refused_with_the_name_of_the_partitioner(chosen: Any) -> None:
+    broker = Broker(3)
+
+    def wild(key: bytes | None, partitions: int) -> Any:
+        return chosen
+
+    with pytest.raises(Invalid, match=rf"wild returned {re.escape(repr(chosen))} for key b'k'") as caught:
+        await broker.topic(partitioner=wild).produce("v", key="k")
+    assert "partitions 0 to 2" in (caught.value.hint or "")
+    assert broker.publisher.published == []
+
+
+async def test_a_partitioner_that_raises_is_invalid_and_its_error_is_the_cause() -> None:
+    def broken(key: bytes | None, partitions: int) -> int:
+        return {b"known": 0}[key or b""]
+
+    topic = Broker(3).topic(partitioner=broken)
+    await topic.produce("v", key="known")
+    with pytest.raises(Invalid, match="broken raised KeyError: b'other'") as caught:
+        await topic.produce("v", key="other")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_partitioner_that_is_not_known_is_invalid() -> None:
+    with pytest.raises(Invalid, match="'consistent_random' is not known") as caught:
+        Broker(3).topic(partitioner="consistent_random")
+    assert "murmur2" in (caught.value.hint or "")
 
 
 async def test_an_explicit_partition_asks_for_no_description() -> None:

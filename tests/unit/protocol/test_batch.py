@@ -13,17 +13,17 @@ from penstock_protocol.batch import (
     COLUMN,
     COLUMN_BYTES,
     HEADER_BYTES,
+    SPARSE,
     BatchBuilder,
     BatchView,
     Kind,
-    cut,
     from_u32,
-    picked,
     renumbered,
     sealed,
     to_u32,
 )
 from penstock_protocol.checksum import crc32
+from penstock_protocol.cuts import cut, picked
 from penstock_protocol.errors import Invalid, Refused, TooLarge
 from penstock_protocol.limits import (
     BATCH_BYTES_MAX,
@@ -245,7 +245,7 @@ def test_deltas_that_make_no_sense_are_refused(deltas: list[int] | None, sparse:
     table = COLUMN.pack(Kind.DELTA, 4, 0, len(column)) if deltas else b""
     tail = table + to_u32([0] * count) + column
     with pytest.raises(Invalid, match="deltas"):
-        BatchView(sealed(count, bool(table), 0, 0, tail, sparse=sparse))
+        BatchView(sealed(count, bool(table), 0, 0, tail, SPARSE if sparse else 0))
 
 
 # what is refused
@@ -307,13 +307,13 @@ def test_garbage_is_refused(data: bytes) -> None:
 
 HEADER_FAULTS = {
     "another version": (8, "B", 2),
-    "the compressed flag": (9, "B", 1),
+    "a codec of nothing": (9, "B", 1),
     "the sparse flag": (9, "B", 2),
     "both flags": (9, "B", 3),
     "no messages": (10, "H", 0),
     "too many messages": (10, "H", BATCH_COUNT_MAX + 1),
     "an epoch": (14, "H", 1),
-    "reserved bytes": (28, "I", 1),
+    "a size before compression": (28, "I", 1),
     "a length beyond its bytes": (0, "I", 2**32 - 1),
     "a length below its header": (0, "I", HEADER_BYTES - 1),
     "too many columns": (12, "H", BATCH_COLUMNS_MAX + 1),

@@ -14,8 +14,9 @@ from penstock_broker.storage.entries import PARK_FLAG, Kind, Part
 from penstock_broker.tools.details import DETAILS, message_values, part_values
 from penstock_broker.tools.dump import Wanted, as_text, chosen
 from penstock_broker.tools.names import Names
-from penstock_protocol.batch import BatchBuilder, BatchView, OnConflict, with_cells
+from penstock_protocol.batch import ZSTD, BatchBuilder, BatchView, OnConflict
 from penstock_protocol.batch import Kind as Column
+from penstock_protocol.cuts import with_cells
 from penstock_protocol.messages import queues as q
 from penstock_protocol.slices import encode_ranges
 
@@ -209,6 +210,17 @@ def test_every_column_of_a_message_is_shown() -> None:
         "history": {"attempts": []},
     }
     assert second == {"offset": 11, "body": "2"}
+
+
+def test_compressed_bodies_are_not_shown_but_how_long_they_are_is() -> None:
+    builder = BatchBuilder()
+    for body in (b"north " * 20, b"south " * 10):
+        builder.add(body, [(Column.KEY, msgpack.packb(b"k"))])
+    data = memoryview(builder.encode(0, 0, ZSTD, lambda _: b"squeezed"))
+    assert message_values(10, data) == [
+        {"offset": 10, "key": "k", "body_compressed": "zstd", "body_bytes": 120},
+        {"offset": 11, "key": "k", "body_compressed": "zstd", "body_bytes": 60},
+    ]
 
 
 @pytest.mark.parametrize(
