@@ -116,12 +116,14 @@ class Core:
         """Whose they are: what comes behind waits, too, for deliveries keep their order."""
         for queue in self.registry.lanes():
             self.deliveries.arm(queue, self._now)
+            if queue.borrowed:
+                self.deliveries.touch(queue)  # retention may have gone on after the queue's last word
         self._alarms.set(SPACE_ALARM, now.mono)
         self.lifetimes = Lifetimes(self, now)
         self.timetable = Timetable(self)
         for schedule in self.registry.schedules.values():
             self.arm_schedule(schedule, self._now)
-        self._retention = Retention(self.registry, self.engine)
+        self._retention = Retention(self.registry, self.engine, self.deliveries.touch)
         self._alarms.set(RETENTION_ALARM, now.mono)
         self.ready = True
 

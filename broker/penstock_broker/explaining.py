@@ -106,7 +106,7 @@ def _limits(queue: Queue, now: Now, reasons: list[str]) -> None:
     policy = queue.policy
     if policy.paused:
         reasons.append(f"the queue is paused: penstock queue resume {queue.name}")
-    if queue.states.counts[State.IN_FLIGHT] >= policy.max_in_flight:
+    if sum(lane.states.counts[State.IN_FLIGHT] for lane in queue.lanes) >= policy.max_in_flight:
         reasons.append(f"{policy.max_in_flight:,} messages are in flight, the queue's max_in_flight")
     if queue.pace.next_at(now.mono) is not None:
         reasons.append(f"the queue is at its rate of {policy.rate:g} messages a second")

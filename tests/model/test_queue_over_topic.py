@@ -7,6 +7,7 @@ import pytest
 from tests.model.bench import Bench, batch, got
 
 from penstock_broker.session import Connection
+from penstock_broker.storage.entries import Kind, Part
 from penstock_protocol.errors import Conflict, Invalid, NotFound
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import topics as t
@@ -140,6 +141,66 @@ def test_what_retention_took_is_no_message_any_more() -> None:
     found = bench.receive(me, "work")
     assert found[0].stamps.first >= partition.log.start
     assert bodies(found)[-1] == b"kept"
+
+
+def left_after_retention(bench: Bench, me: Connection) -> dict[str, Any]:
+    """Records are produced, all but the last ones are taken by retention; the queue's counts then."""
+    for _ in range(40):
+        produce(bench, me, bytes(4_000))
+    bench.call(me, t.AlterTopic("events", {"retention_bytes": 10_000}))
+    bench.clock.advance(2_000)
+    bench.settle()
+    return stats(bench, me)
+
+
+def test_what_retention_took_is_counted_though_nobody_asks() -> None:
+    bench, me = bench_with()
+    counts = left_after_retention(bench, me)
+    partition = bench.core.registry.topics["events"].partitions[0]
+    assert partition.log.start > 30
+    assert (counts["ready"], counts["settled_total"]) == (40 - partition.log.start, partition.log.start)
+    assert bench.core.registry.queues["work"].counters["expired"] == partition.log.start
+
+
+def test_dead_letter_without_room_is_gone_when_retention_takes_it() -> None:
+    bench, me = bench_with(max_attempts=1)
+    bench.call(me, q.CreateQueue("work.dead", {"max_messages": 0}, "alter"))
+    produce(bench, me, b"poison")
+    (found,) = bench.receive(me, "work")
+    payload = memoryview(encode_ranges([range_of(found)]))
+    bench.call(me, q.Nack("work", q.Outcome.RETRY, None, "no", payload))
+    assert stats(bench, me)["waiting"] == 1
+    assert left_after_retention(bench, me)["waiting"] == 0
+    bench.call(me, q.AlterQueue("work.dead", {"max_messages": 10}))
+    bench.clock.advance(5_000)
+    bench.settle()
+    assert bench.receive(me, "work.dead") == []
+
+
+def test_what_retention_took_before_a_crash_is_counted_after_it() -> None:
+    bench, me = bench_with()
+    for _ in range(40):
+        produce(bench, me, bytes(4_000))
+    log = bench.core.registry.topics["events"].partitions[0].log
+    bench.core.engine.append([Part(log.uuid, Kind.TRIMMED, 30)], wall=bench.clock.now().wall)
+    bench.settle()
+    assert stats(bench, me)["ready"] == 40
+    again, you = restarted(bench)
+    again.settle()
+    counts = stats(again, you)
+    assert (counts["ready"], counts["settled_total"]) == (10, 30)
+
+
+def test_rate_and_limit_in_flight_are_of_the_queue_and_not_of_each_partition() -> None:
+    bench, me = bench_with(partitions=4, rate=10, max_in_flight=3)
+    for partition in range(4):
+        produce(bench, me, *[b"x"] * 10, partition=partition)
+    assert sum(len(each.bodies) for _ in range(4) for each in bench.receive(me, "work")) == 1
+    taken = 1
+    for _ in range(20):
+        bench.clock.advance(100)
+        taken += sum(len(each.bodies) for _ in range(4) for each in bench.receive(me, "work"))
+    assert taken == stats(bench, me)["in_flight"] == 3
 
 
 def test_purge_settles_what_is_there() -> None:

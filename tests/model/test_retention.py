@@ -193,7 +193,7 @@ def test_round_over_many_topics_comes_in_slices_and_reaches_the_last() -> None:
     node.settle()
     node.call(node.peer, t.Produce(names[-1], 0, None, batch(b"x")))
     node.clock.advance(HOUR_MS)
-    rounds = retention.Retention(node.core.registry, node.core.engine)
+    rounds = retention.Retention(node.core.registry, node.core.engine, lambda partition: None)
     pauses = [rounds.step(node.clock.now().wall)]
     while pauses[-1] == retention.PAUSE_MS:
         pauses.append(rounds.step(node.clock.now().wall))
@@ -207,7 +207,7 @@ def test_topic_that_is_deleted_in_the_middle_of_a_round_is_passed_over() -> None
         node.ask(node.peer, t.Produce(TOPIC, 0, None, batch(b"x")))
     node.settle()
     node.clock.advance(HOUR_MS)
-    rounds = retention.Retention(node.core.registry, node.core.engine)
+    rounds = retention.Retention(node.core.registry, node.core.engine, lambda partition: None)
     assert rounds.step(node.clock.now().wall) == retention.PAUSE_MS
     node.call(node.peer, t.DeleteTopic(TOPIC))
     while rounds.step(node.clock.now().wall) == retention.PAUSE_MS:

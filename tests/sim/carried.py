@@ -15,6 +15,12 @@ def _grouped(queue: Queue) -> bool:
     return any(not name.startswith(JOB_PREFIX) for name in queue.indexes.groups.named)
 
 
+def _settled_behind(queue: Queue) -> bool:
+    """Something is settled, though what lies before it is not."""
+    states = queue.states
+    return states.counts[State.SETTLED] > states.head
+
+
 CARRIED: dict[str, Callable[[Queue], object]] = {
     "delay": lambda queue: queue.count(State.DELAYED),
     "ttl": lambda queue: len(queue.indexes.expiries),
@@ -28,13 +34,15 @@ CARRIED: dict[str, Callable[[Queue], object]] = {
     "tries": lambda queue: queue.indexes.notes.attempts,
     "replayed message": lambda queue: queue.indexes.replayed,
     "pause": lambda queue: queue.policy.paused,
+    "settled record": lambda queue: queue.borrowed and _settled_behind(queue),
+    "failed record": lambda queue: queue.borrowed and bool(queue.histories),
     "throw-away queue": lambda queue: queue.policy.exclusive or queue.policy.expires,
 }
 
 
 def carried(core: Core) -> Iterator[str]:
     """The features of which something was there when that life began."""
-    queues = core.registry.queues.values()
+    queues = list(core.registry.lanes())
     yield from (what for what, has in CARRIED.items() if any(map(has, queues)))
     if core.registry.schedules:
         yield "schedule"

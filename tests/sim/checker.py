@@ -12,7 +12,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.sim import feature_rules, journey_rules, log_rules, place_rules, queue_rules
+from tests.sim import (
+    feature_rules,
+    journey_rules,
+    log_rules,
+    place_rules,
+    queue_rules,
+    rate_rules,
+    source_rules,
+)
 from tests.sim.evidence import Group, Place, World
 from tests.sim.history import Record, load
 from tests.sim.journeys import Journeys
@@ -43,6 +51,11 @@ QUEUE_RULES: Rules = {
     "priority inversion": feature_rules.priority_inversion,
     "dedup": feature_rules.dedup,
     "job key": feature_rules.job_key,
+    "rate": rate_rules.rate,
+    "group rate": rate_rules.group_rate,
+    "transfer rate": rate_rules.transfer_rate,
+    "too old": source_rules.too_old,
+    "trimmed delivered": source_rules.trimmed_delivered,
 }
 JOURNEY_RULES: Rules = {
     "lost": journey_rules.lost,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 from tests.sim.features import Traits, encoded, traits_of
-from tests.sim.history import Record, Recorder, payload, value_of
+from tests.sim.history import LANE, Record, Recorder, payload, value_of
 from tests.sim.net import Link
 from tests.sim.places import Place
 
@@ -23,7 +23,7 @@ from penstock_protocol.errors import Busy, Closing, Error, NotFound, SequenceGap
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
-from penstock_protocol.slices import REDELIVERED, REPLAYED, Slice, decode_exceptions, decode_slices
+from penstock_protocol.slices import REDELIVERED, REPLAYED, Range, Slice, decode_exceptions, decode_slices
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -58,6 +58,21 @@ class Held(NamedTuple):
     token: int
     number: int
 
+    @property
+    def range(self) -> Range:
+        """The settle range of it alone."""
+        partition, first = divmod(self.offset, LANE)
+        return Range(self.token, first, partition, 1)
+
+
+class Known(NamedTuple):
+    """A message by its id: uuid of a log, number there; and its offset in the history."""
+
+    place: Place
+    log: bytes
+    number: int
+    offset: int
+
 
 class Batch:
     """A publish: its values, bodies and traits, and the operation it is in the history."""
@@ -91,8 +106,8 @@ class Client:
         self.subscriptions: dict[int, Place] = {}
         self.settling: set[int] = set()
         """Numbers of subscriptions whose messages are settled when they are pushed."""
-        self.known: deque[tuple[Place, int]] = deque(maxlen=KNOWN_MAX)
-        """Queue and offset of messages that it enqueued, where that may matter."""
+        self.known: deque[Known] = deque(maxlen=KNOWN_MAX)
+        """Messages that it enqueued, or got as records of a topic, where that may matter."""
         self.positions: dict[Place, int] = {}
         self._asks: dict[int, Ask] = {}
         self._correlation = 0
@@ -226,7 +241,8 @@ class Client:
         answer: Record = {"first": confirm.first}
         if self.world.features.is_special(place.name):
             exceptions = decode_exceptions(confirm.payload)
-            self.known.extend((place, confirm.first + i) for i in range(confirm.messages))
+            offsets = range(confirm.first, confirm.first + confirm.messages)
+            self.known.extend(Known(place, place.uuid, offset, offset) for offset in offsets)
             answer["exceptions"] = [list(each) for each in exceptions]
             for each in exceptions:
                 self.world.met("duplicate" if each.status == 1 else "conflict")
@@ -240,7 +256,9 @@ class Client:
         self.world.met("delivered at most once", when=settle and bool(delivery.slices))
         for stamps, view in _decoded(delivery):
             for i, value in enumerate(_values(view)):
-                offset = stamps.first + i
+                offset = stamps.partition * LANE + stamps.first + i
+                if place.over is not None:
+                    self.known.append(Known(place, stamps.origin_log, stamps.origin_first + i, offset))
                 if not settle:
                     self.held.append(Held(place, offset, stamps.token, number))
                 record = {
@@ -261,7 +279,8 @@ class Client:
         """What else is told of a message."""
         met, out = self.world.met, Record(time=stamps.time / 1000)
         if stamps.token:
-            out["at"] = self.world.node.handed_out_at(stamps.token) / 1000
+            mono, wall = self.world.node.handed_out_at(stamps.token)
+            out |= {"at": wall / 1000, "handed": mono / 1000}
         if stamps.flags & REPLAYED:
             out["replayed"] = True
             met("replayed message delivered")

@@ -12,7 +12,7 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from tests.sim.history import NEVER, Op, Record, operations
+from tests.sim.history import LANE, NEVER, Op, Record, operations
 
 ENDING = ("ack", "dead_letter", "nack", "release", "reply")
 """Settles that end a lease."""
@@ -36,6 +36,8 @@ class Delivery(NamedTuple):
     """When it was appended there, by the broker's wall clock; so are the times below."""
     at: float | None = None
     """When it was handed out."""
+    handed: float | None = None
+    """The same, by the clock of the history."""
     replayed: bool = False
     once: bool = False
     checkpoint: str | None = None
@@ -145,6 +147,11 @@ class Log(Place):
         return peak_before(known)
 
     @cached_property
+    def start_known(self) -> Callable[[float], float]:
+        """What somebody had been told by a time: nothing below that offset is kept."""
+        return peak_before((op.end, op.answer["start"]) for op in self.ops["fetch"] if "start" in op.answer)
+
+    @cached_property
     def end_possible(self) -> float:
         """No offset can lie beyond this."""
         return self.end_known(NEVER) + sum(a.offset is None and a.op.possible for a in self.appends)
@@ -160,6 +167,10 @@ class Queue(Place):
         self.settles: dict[int, list[Settle]] = defaultdict(list)
         self.once: list[Delivery] = []
         """What was settled as it was delivered; it had no lease."""
+        self.opened = NEVER
+        """From then on no rate holds anything back."""
+        self.lanes: dict[int, Log] = {}
+        """The partitions that a queue over a topic is over."""
 
     @cached_property
     def special(self) -> Record | None:
@@ -194,6 +205,19 @@ class Queue(Place):
             else:
                 self.deliveries[delivery.offset].append(delivery)
             self.seen.append((delivery.offset, delivery.value))
+
+    def read(self, log: Log) -> None:
+        """What was produced to that partition is a message here."""
+        number = int(log.name.rpartition("/")[2])
+        self.lanes[number] = log
+        for append in log.appends:
+            offset = None if append.offset is None else number * LANE + append.offset
+            self.appends.append(append._replace(offset=offset))
+
+    def trimmed(self, offset: int) -> bool:
+        """Retention may have taken the record."""
+        number, there = divmod(offset, LANE)
+        return number in self.lanes and there < self.lanes[number].start
 
     @cached_property
     def handouts(self) -> list[list[Delivery]]:
@@ -323,6 +347,10 @@ class World:
                 self.queue(op.asked["queue"]).add(op)
             elif "log" in op.asked:
                 self.log(op.asked["log"]).add(op)
+        for log in self.logs.values():
+            for queue in self.queues.values():
+                if (queue.settings.get("special") or {}).get("source") == log.name.rpartition("/")[0]:
+                    queue.read(log)
         self._sort_groups([op for op in ops if "group" in op.asked])
 
     def queue(self, name: str) -> Queue:
@@ -371,6 +399,8 @@ class World:
                 self.runs[note["schedule"]] = note["runs"]
             case "clock":
                 self.jumps.append((time, note["jump"]))
+            case "opened":
+                self.queue(note["queue"]).opened = time
             case "trimmed":
                 self.log(note["log"]).start = note["start"]
             case "drained":
@@ -395,3 +425,14 @@ class World:
 def fell(times: list[float], start: float, end: float) -> bool:
     """One of the sorted `times` lies in the interval."""
     return bisect_right(times, end) > bisect_left(times, start)
+
+
+def maybe_away(queue: Queue, first: Delivery) -> bool:
+    """It may have been handed out to somebody before who never got it."""
+    births, end = queue.world.births, first.end
+    index = bisect_right(births, end)
+    born = births[index - 1] if index else -NEVER
+    begin = max(queue.enqueued_at(first), born)
+    losses = [loss for loss in queue.world.losses if loss[0] >= born]
+    lost = any(since <= end and begin <= until for since, until in losses)
+    return lost or fell(queue.world.crashes, begin, end)

@@ -4,13 +4,13 @@ Times by which the broker decides are judged by its own stamps: when it says a m
 it was handed out.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import accumulate, pairwise
 from typing import Any
 
-from tests.sim.evidence import Append, Delivery, Queue, fell
+from tests.sim.evidence import Append, Delivery, Queue, maybe_away
 from tests.sim.history import NEVER
 from tests.sim.queue_rules import leased_until
 
@@ -144,7 +144,7 @@ def priority_inversion(queue: Queue) -> Iterator[str]:
             passed = latest(delivery.at) if latest is not None and delivery.at is not None else None
             if passed is None or passed.token < delivery.token:
                 continue
-            if not _maybe_away(queue, passed):
+            if not maybe_away(queue, passed):
                 yield f"{delivery.value} came under {delivery.token}, before {passed.value}"
 
 
@@ -178,17 +178,6 @@ class Latest:
     def __call__(self, time: float) -> Delivery | None:
         index = bisect_left(self._times, time)
         return self._last[index - 1] if index else None
-
-
-def _maybe_away(queue: Queue, first: Delivery) -> bool:
-    """It may have been handed out to somebody before who never got it."""
-    births, end = queue.world.births, first.end
-    index = bisect_right(births, end)
-    born = births[index - 1] if index else -NEVER
-    begin = max(queue.enqueued_at(first), born)
-    losses = [loss for loss in queue.world.losses if loss[0] >= born]
-    lost = any(since <= end and begin <= until for since, until in losses)
-    return lost or fell(queue.world.crashes, begin, end)
 
 
 # of ids and keys
@@ -259,5 +248,5 @@ def _is_beside(queue: Queue, handouts: list[Delivery], time: float, *, was_queue
     times = [delivery.at for delivery in handouts if delivery.at is not None]
     if was_queued:
         first = handouts[0]
-        return bool(times) and min(times) > time and not first.redelivered and not _maybe_away(queue, first)
+        return bool(times) and min(times) > time and not first.redelivered and not maybe_away(queue, first)
     return any(each > time for each in times)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.sim.clients import Client, Held
 from tests.sim.features import encoded, is_throwaway
-from tests.sim.history import payload
+from tests.sim.history import LANE, payload
 from tests.sim.places import Place
 
 from penstock_broker.queues.policy import DEAD_SUFFIX
@@ -15,10 +15,7 @@ from penstock_protocol.errors import Error
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import schedules as c
 from penstock_protocol.messages.schema import unpack_document
-from penstock_protocol.slices import Range, decode_ranges, encode_ranges
-
-if TYPE_CHECKING:
-    pass
+from penstock_protocol.slices import decode_ranges, encode_ranges
 
 EVERY_MS = (1_000, 1_500, 4_000)
 SCHEDULES_MAX = 3
@@ -33,13 +30,16 @@ def _fine(reply: Any) -> dict[str, Any]:
     return {}
 
 
-def special_place(client: Client, *words: str, dead: bool = False) -> Place | None:
-    """A queue with one of these features (any, if none is named); `dead`: or its dead-letter queue."""
+def special_place(client: Client, *words: str, dead: bool = False, takes: bool = False) -> Place | None:
+    """A queue with one of these features (any, if none is named); `dead`: or its dead-letter queue; `takes`:
+    none over a topic."""
     world = client.world
     places = [
         place
         for place in world.places.alive("queue")
-        if world.features.is_special(place.name) and (dead or not place.name.endswith(DEAD_SUFFIX))
+        if world.features.is_special(place.name)
+        and (dead or not place.name.endswith(DEAD_SUFFIX))
+        and (place.takes or not takes)
     ]
     if words:
         names = {place.name: place.name.removesuffix(DEAD_SUFFIX) for place in places}
@@ -91,7 +91,7 @@ def created(client: Client) -> Callable[[Any], None]:
 
 def enqueue(client: Client) -> None:
     """Publish to a queue with features."""
-    place = special_place(client)
+    place = special_place(client, takes=True)
     if place is not None:
         if client.world.random.random() < 0.8:
             client.publish(place)
@@ -145,9 +145,9 @@ def look(client: Client) -> None:
     client.ask(q.Transfer(place.name, None, state, 10, 0, {}, True), _nothing, place)
     client.ask(q.Peek(place.name, 10, "held"), _nothing, place)
     if client.known:
-        known, offset = random.choice(client.known)
-        if known.alive:
-            client.ask(q.Explain(known.name, known.uuid, offset), _nothing, known)
+        known = random.choice(client.known)
+        if known.place.alive:
+            client.ask(q.Explain(known.place.name, known.log, known.number), _nothing, known.place)
 
 
 # messages
@@ -160,7 +160,7 @@ def checkpoint(client: Client) -> None:
         return
     name, lease = client.new_name(), random.choice((50, 2_000))
     data = payload(name, random.choice((0, 100)))
-    head = encode_ranges([Range(held.token, held.offset, 0, 1)])
+    head = encode_ranges([held.range])
     request = q.Checkpoint(held.place.name, lease, memoryview(head + data))
     client.operate(
         "checkpoint",
@@ -185,7 +185,7 @@ def _one_stale(held: Held) -> Callable[[q.Settled], dict[str, Any]]:
 def reply(client: Client) -> None:
     """Answer a message: it is acked, and the answer stands in another queue."""
     held = _held(client, "reply")
-    to = special_place(client)
+    to = special_place(client, takes=True)
     if held is None or to is None:
         return
     client.held.remove(held)
@@ -193,7 +193,7 @@ def reply(client: Client) -> None:
     for each in batch.traits:  # nobody is told which of the answers are duplicates
         for name in ("dedup", "job", "conflict"):
             each.pop(name, None)
-    head = encode_ranges([Range(held.token, held.offset, 0, 1)])
+    head = encode_ranges([held.range])
     request = q.Reply(held.place.name, to.name, memoryview(head + encoded(batch.bodies, batch.traits)))
 
     def answer(settled: q.Settled) -> dict[str, Any]:
@@ -208,11 +208,11 @@ def reply(client: Client) -> None:
 def reschedule(client: Client) -> None:
     """Give a message another time, or take it back."""
     world, random = client.world, client.world.random
-    known = [each for each in client.known if each[0].alive]
+    known = [each for each in client.known if each.place.alive]
     if not known:
         return
-    place, offset = random.choice(known)
-    if not world.features.words_of(place.name) & {"delay", "groups", "jobs", "dedup"}:
+    place, log, number, offset = random.choice(known)
+    if not world.features.words_of(place.name) & {"delay", "groups", "jobs", "dedup", "source"}:
         return
     wall = world.clock.now().wall
     at = random.choice((None, 0, max(0, wall + 200), max(0, wall + 5_000), max(0, wall + YEARS_MS)))
@@ -225,7 +225,7 @@ def reschedule(client: Client) -> None:
     client.operate(
         "reschedule",
         place,
-        q.Reschedule(place.name, place.uuid, offset, at),
+        q.Reschedule(place.name, log, number, at),
         answer,
         offset=offset,
         at=None if at is None else at / 1000,
@@ -244,7 +244,7 @@ def transfer(client: Client) -> None:
         state, where = random.choice(("ready", "ready", "delayed", "waiting")), {}
         others = [each for each in client.world.places.alive("queue") if each is not place]
         features = client.world.features
-        others = [each for each in others if each.name in features.profiles]
+        others = [each for each in others if each.name in features.profiles and each.takes]
         if not others:
             return
         to = random.choice(others)
@@ -255,13 +255,15 @@ def replay(client: Client) -> None:
     """Have copies of settled messages delivered again."""
     place = special_place(client, "replay")
     if place is not None:
-        _transfer(client, place, place, "settled", {})
+        to = place if place.takes else special_place(client, takes=True)
+        _transfer(client, place, to, "settled", {})
 
 
 def _transfer(client: Client, place: Place, to: Place | None, state: str, where: dict[str, Any]) -> None:
     random = client.world.random
     limit, dry = random.choice((1, 3, 100)), random.random() < 0.1
-    request = q.Transfer(place.name, to.name if to else None, state, limit, 0, where, dry)
+    cursor = random.randrange(2) * LANE if place.over is not None else 0
+    request = q.Transfer(place.name, to.name if to else None, state, limit, cursor, where, dry)
 
     def answer(document: Any) -> dict[str, Any]:
         messages = unpack_document(document.payload)["messages"]

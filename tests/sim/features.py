@@ -2,7 +2,8 @@
 was before there were features.
 
 A queue with features is called f0, f1, …; it has a profile: words, each of which switches on settings of the
-queue and traits of its messages. Throw-away queues are called x0, …; they end by themselves.
+queue and traits of its messages. Queues over the topic are called s0, …; throw-away queues, x0, …, end by
+themselves.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ WORDS = (
     *("transfer", "replay", "reply", "schedule", "pause"),
 )
 QUEUES_MAX = 2
+SOURCE_WORDS = ("once", "checkpoint", "transfer", "replay", "reply", "pause")
+SOURCES_MAX = 3
+TOPIC = "t"
 WORDS_MIN, WORDS_MAX = 2, 7
 YEARS_MS = 3_000 * 86_400_000
 SIZES: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
@@ -76,29 +80,52 @@ def is_throwaway(name: str) -> bool:
 def chosen(seed: int) -> Features:
     """What the seed wants."""
     random = Random(f"features of {seed}")
+    sources = _sources(Random(f"sources of {seed}"))
     if random.random() < 0.2:
-        return Features({}, throwaway=False, sizes=())
+        return Features(sources, throwaway=False, sizes=())
     names = [f"f{number}" for number in range(random.randint(1, QUEUES_MAX))]
     profiles = {name: _profile(random, name) for name in names}
     sizes = tuple((module, name, random.choice(values)) for module, name, values in SIZES)
-    return Features(profiles, random.random() < 0.4, sizes)
+    return Features(profiles | sources, random.random() < 0.4, sizes)
+
+
+def _sources(random: Random) -> dict[str, Profile]:
+    """Queues over the topic, in some runs."""
+    number = random.randint(1, SOURCES_MAX) if random.random() < 0.4 else 0
+    return {f"s{i}": _source(random, f"s{i}") for i in range(number)}
+
+
+def _source(random: Random, name: str) -> Profile:
+    words = {"source", *random.sample(SOURCE_WORDS, random.randrange(4))}
+    settings = _limits(random, name) | {
+        "source": TOPIC,
+        "source_start": random.choice(("earliest", "earliest", "latest")),
+        "rate": random.choice((None, None, 50)),
+        "max_in_flight": random.choice((5, 100_000)),
+    }
+    return Profile(name, frozenset(words), settings)
 
 
 def _profile(random: Random, name: str) -> Profile:
     words = set(random.sample(WORDS, random.randint(WORDS_MIN, WORDS_MAX)))
-    settings: dict[str, Any] = {
+    settings = _limits(random, name) | {
+        "max_messages": random.choice((20, 10_000)),
+        "keep_settled": random.choice((300, 5_000)) if "replay" in words else random.choice((None, 300)),
+    }
+    for word in sorted(words):
+        settings |= _settings(random, word)
+    return Profile(name, frozenset(words), settings)
+
+
+def _limits(random: Random, name: str) -> dict[str, Any]:
+    return {
         "max_attempts": random.choice((1, 2, 5, None)),
         "max_deliveries": random.choice((2, 8, 50)),
         "visibility_timeout": random.choice((100, 500, 2_000)),
         "retry_initial": random.choice((0, 50)),
         "retry_max": 400,
-        "max_messages": random.choice((20, 10_000)),
-        "keep_settled": random.choice((300, 5_000)) if "replay" in words else random.choice((None, 300)),
         "dead_letter": f"{name}{DEAD_SUFFIX}",
     }
-    for word in sorted(words):
-        settings |= _settings(random, word)
-    return Profile(name, frozenset(words), settings)
 
 
 def _settings(random: Random, word: str) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from tests.sim.clients import Client, records_of
 from tests.sim.places import Place
 from tests.sim.workload import stale_of
 
+from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_protocol.errors import Error
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import schedules as c
 from penstock_protocol.messages import topics as t
 from penstock_protocol.messages.schema import unpack_document
-from penstock_protocol.slices import Range, encode_ranges
+from penstock_protocol.slices import encode_ranges
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -68,6 +69,8 @@ class Drain:
             self._wait(ROUND_MS if number < ROUNDS_MAX // 2 else LATER_ROUND_MS)
         for place in queues:
             self._count(place)
+        for place in world.places.alive("log"):
+            self._note_start(place)
         for place in queues:
             self._client.recorder.note("drained", queue=place.label)
 
@@ -90,6 +93,7 @@ class Drain:
         """Nothing holds its messages back but what they say themselves."""
         free = {"paused": False, "single_active": False, "rate": None, "group_rate": None}
         over: list[Any] = []
+        self._client.recorder.note("opened", queue=place.label)
         self._client.ask(q.AlterQueue(place.name, free), over.append, place)
         self._until(lambda: bool(over))
         assert not isinstance(over[0], Error), over
@@ -97,12 +101,15 @@ class Drain:
     def _leap(self) -> None:
         """What is not due for years becomes due."""
         registry = self._world.node.core.registry
-        if any(queue.count(State.DELAYED) for queue in registry.queues.values()):
+        if any(lane.count(State.DELAYED) for lane in registry.lanes()):
             self._world.clock.jump_wall(LEAP_MS)
             self._world.recorder.note("clock", jump=LEAP_MS / 1000)
 
     def _left(self, place: Place) -> int:
-        return self._world.node.core.registry.queues[place.name].messages
+        return sum(lane.messages for lane in self._lanes(place))
+
+    def _lanes(self, place: Place) -> list[Queue]:
+        return self._world.node.core.registry.queues[place.name].lanes
 
     def _empty(self, place: Place) -> None:
         """Take and ack what is ready there."""
@@ -118,7 +125,7 @@ class Drain:
             if not client.held:
                 break
             held = list(client.held)
-            payload = memoryview(encode_ranges([Range(item.token, item.offset, 0, 1) for item in held]))
+            payload = memoryview(encode_ranges([item.range for item in held]))
             messages = [[item.offset, item.token] for item in held]
             self._operate("ack", place, q.Ack(place.name, payload), stale_of, messages=messages)
 
@@ -126,23 +133,21 @@ class Drain:
         def answer(document: Any) -> dict[str, int]:
             stats = unpack_document(document.payload)["stats"]
             names = ("ready", "delayed", "in_flight", "waiting")
-            total = self._world.node.core.registry.queues[place.name].log.end
             return {
                 **{name: stats[name] for name in names},
                 "settled": stats["settled_total"],
-                "total": total,
+                "total": sum(lane.log.end for lane in self._lanes(place)),
             }
 
         self._operate("stats", place, q.DescribeQueue(place.name), answer)
-        left = self._world.node.core.registry.queues[place.name]
-        states = {state.name: left.count(state) for state in State if left.count(state)}
-        assert not left.messages, f"{place} is never empty: {states}"
+        states = [
+            {state.name: lane.count(state) for state in State if lane.count(state)}
+            for lane in self._lanes(place)
+        ]
+        assert not self._left(place), f"{place} is never empty: {states}"
 
     def _read(self, place: Place) -> None:
-        topic = self._world.node.core.registry.topics[place.name]
-        reached, ended = topic.partitions[place.number].log.start, -1
-        if reached:
-            self._client.recorder.note("trimmed", log=place.label, start=reached)
+        reached, ended = self._note_start(place), -1
 
         def answer(fetched: t.Fetched) -> dict[str, Any]:
             nonlocal reached, ended
@@ -156,6 +161,13 @@ class Drain:
             request = t.Offsets(group, place.name)
             self._operate("committed", place, request, self._committed(place.number), group=group)
         self._client.recorder.note("drained", log=place.label)
+
+    def _note_start(self, place: Place) -> int:
+        """Tell where a partition begins: retention took what lies before."""
+        start = self._world.node.core.registry.topics[place.name].partitions[place.number].log.start
+        if start:
+            self._client.recorder.note("trimmed", log=place.label, start=start)
+        return start
 
     def _committed(self, number: int) -> Any:
         def answer(document: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ or after (ending) the call it tells of, so real time lies inside the interval.
 A value is a text that names one publish and is never used twice; `payload` makes a body of it and
 `value_of` reads it back, None if the bytes are not those that were sent. `queue` and `log` name one
 sequence of offsets: a partition of a topic is "name/partition". A deleted and re-created name needs
-another one here.
+another one here. A queue over a topic has an offset that says the partition, too: the number of the
+partition times 2^48, and the offset there.
 
     f            invoke                            ok
     enqueue      queue, values                     first
@@ -29,14 +30,15 @@ another one here.
     reply        queue, messages (one), to, values     stale
     reschedule   queue, offset, at or null (cancelled) found
     transfer     queue, to or null (where they died),  messages (how many)
-                 state; dry, if nothing is to be done
+                 state; dry, if nothing is to be done;
+                 may have rate (messages a second)
     schedule     queue, schedule, every (what it       first (when it runs first)
                  enqueues says its name)
     stats        queue (nobody else is busy)       ready, delayed, in_flight, waiting, settled, total
                                                    (all ever enqueued); may have: acked, dead_lettered,
                                                    expired, purged, duplicate, moved (all ever)
     produce      log, values                       first
-    fetch        log, offset                       records, end
+    fetch        log, offset                       records, end; may have start (what is kept begins there)
     poll         log, group, assignment            records (in an assignment each goes on from the last)
     end          log                               end (the offset to be written next)
     commit       log, group, offset, generation    (0: explicit partitions)
@@ -48,7 +50,8 @@ another one here.
                  of the retry curve, jitter included); comes before the first use of the queue. `special`, if
                  the queue has features: delay, ttl, dedup_window, on_expiry, job_scope, priority_ageing,
                  overflow, fair, group_concurrency, group_failure; once, if messages may be settled as they
-                 are pushed
+                 are pushed; rate and group_rate (a second); source (its topic) and source_start
+    opened       queue: no rate of it holds anything back any more
     runs         schedule and runs: how often it ran in all; it is deleted now
     deliver      queue, messages, process, since (the latest time at which the broker had surely not sent
                  them; may be absent): pushed messages
@@ -70,8 +73,9 @@ are seconds; max_attempts, max_deliveries and dead_letter may be null.
 Of queues with features, more is told. `enqueue` may have traits, an object per value: delay, at, ttl,
 priority, group, dedup, job, conflict; its ok may have exceptions: [number of the value, 1 duplicate or 2
 conflict, offset that it is one of]. `receive` may have once: settled as it is delivered. A message may have
-time (of its append) and at (when it was handed out), both by the broker's wall clock; replayed; once (it has
-no lease, its token is 0); checkpoint; history (queue, offset, first_at, last_at, reason, attempts).
+time (of its append) and at (when it was handed out), both by the broker's wall clock; handed (when it was
+handed out, by the clock of the history); replayed; once (it has no lease, its token is 0); checkpoint;
+history (queue, offset, first_at, last_at, reason, attempts).
 """
 
 import json
@@ -83,6 +87,8 @@ from typing import Any, NamedTuple
 
 Record = dict[str, Any]
 DIGEST_BYTES = 8
+LANE = 1 << 48
+"""What the number of a partition counts in an offset of a queue over a topic."""
 NEVER = float("inf")
 
 

@@ -23,7 +23,7 @@ def check(
     those of jobs under way; `books`: what `outcomes_add_up` keeps during a life."""
     durable_lies_below_end(core)
     journal_keeps_its_budget(core)
-    for queue in core.registry.queues.values():
+    for queue in core.registry.lanes():
         counts_add_up(queue)
         outcomes_add_up(queue, books)
     if not thorough:
@@ -32,7 +32,9 @@ def check(
     segments_are_counted(core)
     for topic in core.registry.topics.values():
         retention_keeps_its_limit(topic)
-    for queue in core.registry.queues.values():
+    for queue in core.registry.lanes():
+        if queue.borrowed:
+            retention_took_it_from_everybody(queue)
         nobody_has_a_message_twice(queue)
         histories_fit_states(queue)
         indexes_fit_states(queue)
@@ -98,6 +100,13 @@ def retention_keeps_its_limit(topic: Topic) -> None:
     left = sum(partition.log.size_bytes for partition in topic.partitions)
     limit = topic.policy.size_max
     assert not given_up or (limit is not None and left >= limit // 2), f"{topic.name}: {left:,} of {limit}"
+
+
+def retention_took_it_from_everybody(queue: Queue) -> None:
+    """What the topic does not keep any more is no message of a queue over it, once nobody has it."""
+    states, start = queue.states, queue.log.start
+    left = {state for state, _, _ in states.spans(states.head, max(0, start - states.head))}
+    assert left <= {State.SETTLED, State.IN_FLIGHT}, (queue.name, queue.partition, start, left)
 
 
 def nobody_has_a_message_twice(queue: Queue) -> None:

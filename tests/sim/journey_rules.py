@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import combinations, pairwise
 
 from tests.sim.evidence import Delivery, Queue, fell
+from tests.sim.history import LANE
 from tests.sim.journeys import FINISHING, Journey, Journeys, Stay
 
 ATTEMPTS_KEPT = 50
@@ -52,8 +53,8 @@ def reply(journeys: Journeys) -> Iterator[str]:
             for settle in settles:
                 if settle.op.f != "reply" or settle.sure:
                     continue
-                known = [journeys.by_value.get(value) for value in settle.op.asked["values"]]
-                answered = [answer.value for answer in known if answer is not None and answer.stays]
+                known = [answer for value in settle.op.asked["values"] for answer in journeys.of(value)]
+                answered = [answer.value for answer in known if answer.stays]
                 later = [each for each in queue.deliveries[settle.offset] if each.token > settle.token]
                 if answered and later:
                     yield f"{later[0].value} came again, though {answered[0]} answers it"
@@ -145,7 +146,7 @@ def _origin(journey: Journey) -> Iterator[str]:
         told = delivery.history
         if told is None:
             continue
-        offset = journey.append.offset
+        offset = None if journey.append.offset is None else journey.append.offset % LANE
         if told["queue"] != home or (offset is not None and told["offset"] != offset):
             yield f"{journey.value} says it is {told['offset']} of {told['queue']}; it is {offset} of {home}"
 

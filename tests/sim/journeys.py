@@ -51,6 +51,8 @@ class Journey:
         self.home = home
         """Where it was enqueued."""
         self.stays: list[Stay] = []
+        self.mixed = False
+        """Some of its stays may be those of the same record by way of another queue over the topic."""
 
     @property
     def value(self) -> str:
@@ -75,10 +77,11 @@ class Journeys:
     def __init__(self, world: World) -> None:
         self.world = world
         self.queues = [queue for queue in world.queues.values() if queue.special is not None]
-        self.by_value: dict[str, Journey] = {}
+        self.by_value: dict[str, list[Journey]] = defaultdict(list)
+        """One each, but of a record one for every queue over its topic."""
         for queue in self.queues:
             for append in queue.appends:
-                self.by_value[append.value] = Journey(append, queue)
+                self.by_value[append.value].append(Journey(append, queue))
         self._reach: dict[str, list[Queue]] = {}
         for queue in self.queues:
             self._visit(queue)
@@ -89,12 +92,19 @@ class Journeys:
             if not delivery.replayed:
                 stays[delivery.offset].append(delivery)
         for offset, deliveries in stays.items():
-            journey = self.by_value.get(deliveries[0].value or "")
-            if journey is not None:
+            found = self.of(deliveries[0].value)
+            if len(found) > 1:
+                found = [journey for journey in found if queue in self.reach(journey.home)]
+            for journey in found:
                 journey.stays.append(Stay(queue, offset, deliveries))
+                journey.mixed |= len(found) > 1
 
     def __iter__(self) -> Iterator[Journey]:
-        return iter(self.by_value.values())
+        return (journey for journeys in self.by_value.values() for journey in journeys)
+
+    def of(self, value: str | None) -> list[Journey]:
+        """Those of one value."""
+        return self.by_value.get(value or "", [])
 
     # where messages may go
 
@@ -135,7 +145,7 @@ class Journeys:
 
     def maybe_copied(self, journey: Journey) -> bool:
         """Somebody may have had it delivered anew after it was settled."""
-        return any(queue.name in self._copied for queue in self.reach(journey.home))
+        return journey.mixed or any(queue.name in self._copied for queue in self.reach(journey.home))
 
     def maybe_moved(self, journey: Journey) -> bool:
         """It may have gone to another queue without dying."""
@@ -154,7 +164,7 @@ class Journeys:
         """An unknown reply was given only if the answer is somewhere."""
         if settle.sure or settle.op.f != "reply":
             return True
-        answers = [self.by_value[value] for value in settle.op.asked["values"] if value in self.by_value]
+        answers = [answer for value in settle.op.asked["values"] for answer in self.of(value)]
         return any(answer.stays or self.excused(answer) for answer in answers)
 
     def excused(self, journey: Journey) -> bool:
@@ -170,6 +180,16 @@ class Journeys:
             or ("ttl" in append.traits and (journey.home.special or {}).get("on_expiry") == "drop")
             or self._cancelled(journey)
             or self._replaced(journey)
+            or self._not_there(journey)
+        )
+
+    def _not_there(self, journey: Journey) -> bool:
+        """Of a queue over a topic: produced before its start, or given up by retention."""
+        append, home = journey.append, journey.home
+        offsets = {stay.offset for stay in journey.stays if stay.queue is home} | {append.offset}
+        before = (home.special or {}).get("source_start") == "latest"
+        return (before and append.op.start < home.settings["time"]) or any(
+            offset is not None and home.trimmed(offset) for offset in offsets
         )
 
     def _loses(self, queue: Queue, append: Append) -> bool:

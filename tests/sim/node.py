@@ -49,13 +49,14 @@ GROWING: dict[str, Callable[[Core], int]] = {
     "retention trimmed": lambda core: sum(
         partition.records_dropped for topic in core.registry.topics.values() for partition in topic.partitions
     ),
-    "settled message kept": lambda core: sum(bool(queue.kept) for queue in core.registry.queues.values()),
-    "dead letter waits": lambda core: sum(
-        queue.count(State.WAITING) for queue in core.registry.queues.values()
-    ),
+    "settled message kept": lambda core: sum(bool(queue.kept) for queue in core.registry.lanes()),
+    "dead letter waits": lambda core: sum(queue.count(State.WAITING) for queue in core.registry.lanes()),
     "group parked": lambda core: sum(len(q.indexes.groups.parked) for q in core.registry.queues.values()),
     "tenant throttled": lambda core: sum(q.indexes.groups.throttled for q in core.registry.queues.values()),
     "message expired": lambda core: sum(q.counters["expired"] for q in core.registry.queues.values()),
+    "record expired by retention": lambda core: sum(
+        lane.counters["expired"] for lane in core.registry.lanes() if lane.borrowed
+    ),
     "message dropped": lambda core: sum(q.counters["dropped"] for q in core.registry.queues.values()),
     "schedule ran": lambda core: sum(schedule.runs for schedule in core.registry.schedules.values()),
 }
@@ -111,8 +112,8 @@ class Node:
         """By queue: what was settled before this life."""
         self._jobs: list[Job] = []
         """Under way."""
-        self._handouts: list[tuple[int, int]] = []
-        """Last token that was given out in a turn, and the broker's wall time then (ms)."""
+        self._handouts: list[tuple[int, int, int]] = []
+        """Last token that was given out in a turn, and the broker's mono and wall time then (ms)."""
 
     # lives
 
@@ -266,7 +267,7 @@ class Node:
             else:
                 self._begin(output)
         if tokens._next > before:
-            self._handouts.append((tokens._next, self.wall))
+            self._handouts.append((tokens._next, now.mono, self.wall))
         self.places_changed()
         self._turns += 1
         for what, number in GROWING.items():
@@ -303,10 +304,10 @@ class Node:
         core: Any = self.core
         return core._now.wall  # type: ignore[no-any-return]
 
-    def handed_out_at(self, token: int) -> int:
-        """The broker's wall time (ms) at which that token was given out. By the time a client has it, the
+    def handed_out_at(self, token: int) -> tuple[int, int]:
+        """The broker's mono and wall time (ms) at which that token was given out. When a client has it, the
         sends of that turn may still be on their way, but the turn is over."""
-        return self._handouts[bisect_left(self._handouts, (token, 0))][1]
+        return self._handouts[bisect_left(self._handouts, (token, 0, 0))][1:]
 
     def places_changed(self) -> None:
         """Look what exists, if that may have changed."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BEYOND_PLAIN = (
     *("on_expiry", "job_scope", "priority_ageing", "overflow"),
-    *("fair", "group_concurrency", "group_failure", "content_dedup"),
+    *("fair", "group_concurrency", "group_failure", "content_dedup", "rate", "group_rate"),
 )
 """Settings of a queue with features that the history names."""
 
@@ -41,6 +41,13 @@ class Place:
         """Somebody was told that it was deleted."""
         self.ends_by_itself = False
         """The broker deletes it when nobody needs it."""
+        self.over: str | None = None
+        """Label of the topic whose records are its messages."""
+
+    @property
+    def takes(self) -> bool:
+        """Clients publish there: it is a queue, of its own, and not where dead letters go."""
+        return "#" in self.label and self.over is None
 
     def __repr__(self) -> str:
         return self.label
@@ -60,15 +67,16 @@ class Places:
 
     def look(self, core: Core) -> None:
         """Find out what exists."""
-        for queue in core.registry.queues.values():
-            if queue.uuid not in self.by_uuid:
-                self._new_queue(queue.uuid, queue.name, queue.policy)
         for topic in core.registry.topics.values():
             if topic.partitions[0].uuid not in self.by_uuid:
                 label = self._label(topic.name)
                 for partition in topic.partitions:
                     place = Place(topic.name, f"{label}/{partition.number}", "log", partition.number)
                     self.by_uuid[partition.uuid] = place
+        for queue in core.registry.queues.values():
+            if queue.uuid not in self.by_uuid:
+                over = self.by_uuid[queue.log.uuid].label.partition("/")[0] if queue.borrowed else None
+                self._new_queue(queue.uuid, queue.name, queue.policy, over)
         for uuid, place in self.by_uuid.items():
             alive = core.registry.get(uuid) is not None
             self._world.met("queue ended by itself", when=place.alive and not alive and place.ends_by_itself)
@@ -88,13 +96,15 @@ class Places:
         self._lives[name] = self._lives.get(name, 0) + 1
         return f"{name}#{self._lives[name]}"
 
-    def _new_queue(self, uuid: bytes, name: str, policy: Policy) -> None:
+    def _new_queue(self, uuid: bytes, name: str, policy: Policy, over: str | None) -> None:
         place = self.by_uuid[uuid] = Place(name, self._label(name), "queue", uuid=uuid)
         place.ends_by_itself = place.deleting = is_throwaway(name)
+        place.over = over
         settings = _settings(policy)
         if self._world.features.is_special(name):
             once = "once" in self._world.features.words_of(name)
-            settings["special"] = _special(policy) | ({"once": True} if once else {})
+            source = {"source": over, "source_start": policy.source_start} if over is not None else {}
+            settings["special"] = _special(policy) | source | ({"once": True} if once else {})
         self._world.recorder.note("settings", queue=place.label, **settings)
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from tests.sim import place_rules
 from tests.sim.evidence import ENDING, Delivery, Queue, Settle, fell, peak_before
-from tests.sim.history import NEVER, Op
+from tests.sim.history import LANE, NEVER, Op
 
 STUCK_SECONDS = 5.0
 """A ready message is stuck after two leases and this, while somebody asks for it."""
@@ -152,15 +152,15 @@ def early(queue: Queue) -> Iterator[str]:
 
 def order(queue: Queue) -> Iterator[str]:
     """First deliveries to one process come in the order of offsets, unless somebody was lost before: what
-    never reached him comes later than what others got meanwhile."""
-    if queue.special is not None:
+    never reached him comes later than what others got meanwhile. Over a topic: in each partition."""
+    if queue.special is not None and not queue.lanes:
         return
     losses = queue.world.losses
-    firsts: dict[str, list[Delivery]] = defaultdict(list)
+    firsts: dict[tuple[str, int], list[Delivery]] = defaultdict(list)
     for first, *_ in queue.handouts:
         if not first.redelivered:
-            firsts[first.process].append(first)
-    for process, deliveries in firsts.items():
+            firsts[first.process, first.offset // LANE].append(first)
+    for (process, _), deliveries in firsts.items():
         reached = peak_before((delivery.end, delivery.offset) for delivery in deliveries)
         for delivery in deliveries:
             if delivery.offset < reached(delivery.start):

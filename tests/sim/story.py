@@ -103,16 +103,22 @@ class Story:
 
     # logs and groups
 
-    def produce(self, *values: str, first: int = 0, answer: str = "ok") -> None:
-        self.op("produce", {"first": first} if answer == "ok" else answer, log="t/0", values=list(values))
+    def produce(self, *values: str, first: int = 0, answer: str = "ok", log: str = "t/0") -> None:
+        self.op("produce", {"first": first} if answer == "ok" else answer, log=log, values=list(values))
 
     def fetch(
-        self, offset: int, *values: str | None, end: int | None = None, first: int | None = None
+        self,
+        offset: int,
+        *values: str | None,
+        end: int | None = None,
+        first: int | None = None,
+        log: str = "t/0",
+        **said: int,
     ) -> None:
         begin = offset if first is None else first
         records = [[begin + i, value] for i, value in enumerate(values)]
-        answer = {"records": records, "end": begin + len(values) if end is None else end}
-        self.op("fetch", answer, by="c", log="t/0", offset=offset)
+        answer = {"records": records, "end": begin + len(values) if end is None else end, **said}
+        self.op("fetch", answer, by="c", log=log, offset=offset)
 
     def poll(self, *records: tuple[int, str], assignment: int = 1) -> None:
         answer = {"records": [list(record) for record in records]}

@@ -8,6 +8,7 @@ from tests.sim import (  # noqa: F401 they put their tales into BAD and GOOD
     bad_queues,
     good_features,
     good_histories,
+    source_tales,
 )
 from tests.sim.checker import GROUP_RULES, JOURNEY_RULES, LOG_RULES, QUEUE_RULES, check
 from tests.sim.story import BAD, GOOD, Story, Tale, title

@@ -33,6 +33,7 @@ RARE = (
     "moved",
     "paused",
     "queue ended by itself",
+    "record expired by retention",
     "redriven",
     "refused: Busy",
     "refused: Conflict",
@@ -62,7 +63,7 @@ RARE = (
     *("create/alter/delete", "retention", "keep_settled", "archive", "evacuation", "checkpoint"),
     *("ttl", "priority", "message groups", "fair tenants", "dedup id", "job key", "overflow", "at most once"),
     *("progress of work", "dead-letter history", "cancel/reschedule", "move/redrive/replay", "reply"),
-    *("schedules", "throw-away queues", "pause"),
+    *("schedules", "throw-away queues", "pause", "queue over a topic", "delivery rates"),
     *("kill -9", "power cut", "restart", "torn write", "failed write/sync", "read error"),
     *("stalled disk", "disk full", "index damaged", "clock jump", "lost connection"),
 )

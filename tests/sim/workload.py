@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.sim import feature_work
 from tests.sim.clients import CLOCK_MS, Client, Held, records_of
+from tests.sim.features import TOPIC
+from tests.sim.history import LANE
 from tests.sim.places import Place
 
 from penstock_protocol.errors import Error, OffsetOutOfRange
@@ -22,7 +24,6 @@ from penstock_protocol.slices import Range, decode_ranges, encode_ranges
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-TOPIC = "t"
 GROUPS = ("g", "h")
 RECONNECT_MS = 20
 STUCK_MS = 20_000
@@ -79,14 +80,14 @@ def _queue_names(world: World) -> list[str]:
 def enqueue(client: Client) -> None:
     """Publish to a queue that nobody's dead letters go to; those are refused nowhere."""
     place = _place(client, "queue")
-    if place is not None and "#" in place.label:
+    if place is not None and place.takes:
         client.publish(place)
 
 
 def enqueue_once(client: Client) -> None:
     """Without a sequence."""
     place = _place(client, "queue")
-    if place is not None and "#" in place.label:
+    if place is not None and place.takes:
         client.publish_once(place)
 
 
@@ -152,7 +153,7 @@ def extend(client: Client) -> None:
     chosen = _some_held(client, keep=True)
     if chosen:
         lease = client.world.random.choice((10, 500, 3_000))
-        payload = memoryview(encode_ranges([Range(held.token, held.offset, 0, 1) for held in chosen]))
+        payload = memoryview(encode_ranges([held.range for held in chosen]))
         request = q.Extend(chosen[0].place.name, lease, payload)
         _settle(client, "extend", chosen, request, lease=(lease - CLOCK_MS) / 1000)
 
@@ -171,7 +172,13 @@ def _settle(client: Client, f: str, chosen: list[Held], request: Any, **asked: A
 def stale_of(reply: q.Settled) -> dict[str, list[list[int]]]:
     """What of a settle was stale, for the history."""
     ranges = decode_ranges(memoryview(reply.payload))
-    return {"stale": [[item.first + i, item.token] for item in ranges for i in range(item.messages)]}
+    return {
+        "stale": [
+            [item.partition * LANE + item.first + i, item.token]
+            for item in ranges
+            for i in range(item.messages)
+        ]
+    }
 
 
 def _some_held(client: Client, *, keep: bool = False) -> list[Held]:
@@ -194,11 +201,11 @@ def _ranges(client: Client, chosen: list[Held]) -> memoryview:
     merge = client.world.random.random() < 0.5
     ranges: list[Range] = []
     for held in chosen:
-        last = ranges[-1] if ranges else None
-        if merge and last and (last.token, last.first + last.messages) == (held.token, held.offset):
+        last, item = ranges[-1] if ranges else None, held.range
+        if merge and last and last._replace(first=last.first + last.messages, messages=1) == item:
             ranges[-1] = last._replace(messages=last.messages + 1)
         else:
-            ranges.append(Range(held.token, held.offset, 0, 1))
+            ranges.append(item)
     return memoryview(encode_ranges(ranges))
 
 
@@ -261,7 +268,7 @@ def fetch(client: Client) -> None:
 
     def answer(fetched: t.Fetched) -> dict[str, Any]:
         client.positions[place] = fetched.next
-        return {"records": records_of(fetched), "end": fetched.end}
+        return {"records": records_of(fetched), "start": fetched.start, "end": fetched.end}
 
     def out_of_range(error: Error) -> None:
         if isinstance(error, OffsetOutOfRange):

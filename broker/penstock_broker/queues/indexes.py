@@ -203,7 +203,7 @@ class Indexes:
         """Runs below `start`, of which there is nothing any more: as if they had expired."""
         found: list[tuple[int, int]] = []
         for state, first, messages in self.states.spans(self.states.head, start - self.states.head):
-            if state in WAITING_TO_GO:
+            if state in WAITING_TO_GO or state == State.WAITING:
                 found.append((first, messages))
             elif state == State.IN_FLIGHT:
                 self._overdue.update(range(first, first + messages))

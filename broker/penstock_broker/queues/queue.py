@@ -80,7 +80,7 @@ class Queue:
         self.histories = Histories()
         self.indexes = Indexes(self.states)
         self.states.order.time_of = log.time
-        self.pace = Pace()
+        self.pace: Pace = Pace() if front is None else front.pace
         self.used_at = 0
         """Mono ms of the last publish or receive; only looked at if the queue goes when it is not used."""
         self.damaged: set[int] = set()
@@ -257,7 +257,7 @@ class Queue:
         if self.policy.paused:
             return 0
         counts = self.states.counts
-        most = self.policy.max_in_flight - counts[State.IN_FLIGHT]
+        most = self.policy.max_in_flight - sum(lane.states.counts[State.IN_FLIGHT] for lane in self.lanes)
         if self.pace.rate is not None:
             most = min(most, self.pace.allowed(mono))
         if counts[State.HELD]:

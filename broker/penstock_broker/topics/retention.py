@@ -4,7 +4,7 @@ A round is made once a second, in slices: other work comes in between however ma
 appends parts; what of the disk becomes free by that is the storage's affair.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -45,9 +45,11 @@ class Journal(Protocol):
 class Retention:
     """Of one node."""
 
-    def __init__(self, topics: Topics, journal: Journal) -> None:
+    def __init__(self, topics: Topics, journal: Journal, touch: Callable[[Partition], None]) -> None:
         self._topics = topics
         self._journal = journal
+        self._touch = touch
+        """Tells who reads a partition that some of it is gone."""
         self._round: Iterator[int] | None = None
 
     def step(self, wall: int) -> int:
@@ -102,3 +104,4 @@ class Retention:
         for partition, start, size in before:
             partition.records_dropped += partition.log.start - start
             partition.bytes_dropped += size - partition.log.size_bytes
+            self._touch(partition)
