@@ -233,6 +233,67 @@ def test_wall_clock_that_is_set_back_makes_nothing_early(life: str) -> None:
     assert world.bodies() == [b"a"]
 
 
+@lives
+def test_messages_that_are_overdue_together_go_by_the_millisecond_they_were_due(life: str) -> None:
+    world = World()
+    delays = [300, 100, 201, 200, 100, 199]
+    world.publish(*(message(str(delay).encode(), delay=delay) for delay in delays))
+    world.pass_(150)
+    world.publish(message(b"plain, in between"))
+    world.enqueue(message(b"250", delay=100))
+    world.pass_(10_000)
+    world.publish(message(b"plain, after all"))
+    LIVES[life](world)
+    due = [b"199", b"200", b"201", b"250", b"300"]
+    assert world.bodies() == [b"100", b"100", b"plain, in between", *due, b"plain, after all"]
+
+
+@lives
+def test_among_messages_of_a_priority_it_is_the_time_that_counts(life: str) -> None:
+    world = World()
+    for name, priority, delay in (("b", 1, 300), ("a", 1, 200), ("d", 0, 100), ("c", 1, 400)):
+        world.enqueue(message(name.encode(), priority=priority, delay=delay))
+    world.pass_(1_000)
+    LIVES[life](world)
+    assert world.bodies() == [b"a", b"b", b"c", b"d"]
+
+
+@lives
+def test_with_ageing_a_delayed_message_waits_since_it_was_due(life: str) -> None:
+    world = World(priority_ageing=100)
+    for name, priority, delay in (("third", 0, 300), ("first", 0, 100), ("second", 1, 290)):
+        world.enqueue(message(name.encode(), priority=priority, delay=delay))
+    world.pass_(1_000)
+    LIVES[life](world)
+    assert world.bodies() == [b"first", b"second", b"third"]
+
+
+@lives
+def test_delayed_messages_that_were_released_keep_their_order(life: str) -> None:
+    world = World()
+    for delay in (300, 100, 200):
+        world.enqueue(message(str(delay).encode(), delay=delay))
+    world.pass_(1_000)
+    held = world.receive(2)
+    world.release(*held)
+    LIVES[life](world)
+    assert world.bodies() == [b"100", b"200", b"300"]
+
+
+def test_a_million_ranges_that_are_overdue_take_a_row_each_and_no_more() -> None:
+    world = World()
+    world.publish(*(message(b"x", delay=1 + each % 7) for each in range(5_000)))
+    world.pass_(10)
+    order = world.queue.states.order
+    assert len(order.woken) == 5_000
+    assert not order.late
+    assert len(order) == 0
+    held = world.receive(1_000)
+    assert len(order.late) == 1_000
+    world.ack(*held)
+    assert not order.late
+
+
 @restarts
 def test_what_came_due_while_the_broker_was_down_is_ready(life: str) -> None:
     world = World()
@@ -264,21 +325,31 @@ class Delayed(RuleBasedStateMachine):
         """Offset → wall ms, of what is not in flight and not settled."""
         self.held: dict[int, Seen] = {}
         self.done: set[int] = set()
+        self.late: dict[int, int] = {}
+        """Offset → wall ms that it goes by, of what was delayed or moved in time, and did not fail since."""
 
     @property
     def ready(self) -> list[int]:
-        return sorted(offset for offset, due in self.due.items() if due <= self.world.wall)
+        return [offset for offset, due in self.due.items() if due <= self.world.wall]
 
     @rule(delays=st.lists(st.sampled_from([0, 1, 500, 1_000, 300_000]), min_size=1, max_size=4))
     def enqueue(self, delays: list[int]) -> None:
         confirm = self.world.publish(*(message(b"m", delay=delay) for delay in delays))
         now = self.world.wall
-        self.due |= {confirm.first + index: now + delay for index, delay in enumerate(delays)}
+        due = {confirm.first + index: now + delay for index, delay in enumerate(delays)}
+        self.due |= due
+        self.late |= {offset: each for offset, each in due.items() if each > now}
 
     @rule(limit=st.integers(1, 4))
     def receive(self, limit: int) -> None:
         found = self.world.receive(limit)
-        assert [each.offset for each in found] == self.ready[:limit]
+        ready, got = self.ready, [each.offset for each in found]
+        assert len(got) == min(limit, len(ready))
+        late = [offset for offset in got if offset in self.late]
+        by_time = sorted((self.late[offset], offset) for offset in ready if offset in self.late)
+        assert late == [offset for _, offset in by_time[: len(late)]]
+        by_offset = sorted(offset for offset in ready if offset not in self.late)
+        assert [offset for offset in got if offset not in self.late] == by_offset[: len(got) - len(late)]
         for each in found:
             del self.due[each.offset]
             self.held[each.offset] = each
@@ -289,6 +360,14 @@ class Delayed(RuleBasedStateMachine):
         offset = data.draw(st.sampled_from(sorted(self.held)))
         assert self.world.nack(self.held.pop(offset), delay=delay).messages == 1
         self.due[offset] = self.world.wall + delay
+        self.late.pop(offset, None)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        offset = data.draw(st.sampled_from(sorted(self.held)))
+        self.world.release(self.held.pop(offset))
+        self.due[offset] = 0
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -307,7 +386,7 @@ class Delayed(RuleBasedStateMachine):
             del self.due[offset]
             self.done.add(offset)
         else:
-            self.due[offset] = at
+            self.due[offset] = self.late[offset] = at  # not in the past
 
     @rule(ms=st.sampled_from([0, 1, 250, 1_000, 20_000]))
     def advance(self, ms: int) -> None:

@@ -43,6 +43,20 @@ MUTANTS = (
         DELAYS + "rescheduled_message_comes_at_its_new_time_and_once",
     ),
     Mutant(
+        "messages that are overdue together go by their offset",
+        INDEXES,
+        "                    self.states.move(begin, length, Event.DUE, woke)\n",
+        "                    self.states.move(begin, length, Event.DUE)\n",
+        DELAYS + "messages_that_are_overdue_together_go_by_the_millisecond_they_were_due" + HERE,
+    ),
+    Mutant(
+        "order of what is overdue forgotten by a checkpoint",
+        INDEXES,
+        "                    self.states.move(first, messages, Event.RECALL, row[:2])\n",
+        "                    self.states.move(first, messages, Event.RECALL)\n",
+        DELAYS + "messages_that_are_overdue_together_go_by_the_millisecond_they_were_due" + SAVED,
+    ),
+    Mutant(
         "expired message delivered",
         DELIVERIES,
         "        runs = queue.indexes.expired(now.wall)\n",
@@ -67,15 +81,15 @@ MUTANTS = (
     Mutant(
         "priority forgotten by a checkpoint",
         INDEXES,
-        '        self.states.order.ranks = dict(sections.get("ranks", ()))\n',
+        '        order.ranks = dict(sections.get("ranks", ()))\n',
         "",
         PRIORITY + "highest_priority_goes_first_and_equals_go_in_order" + SAVED,
     ),
     Mutant(
         "waiting raises nothing",
         ORDER,
-        "            rank = self.time_of(offset) + rank * self.ageing\n",
-        "            rank = rank * self.ageing\n",
+        "            time = self.time_of(offset) if place is None else place & DUE\n",
+        "            time = 0 if place is None else place & DUE\n",
         PRIORITY + "message_that_waits_rises_by_one_priority_per_step",
     ),
     Mutant(

@@ -81,7 +81,7 @@ def indexes_fit_states(queue: Queue) -> None:
     indexes, states = queue.indexes, queue.states
     groups, notes = indexes.groups, indexes.notes
     kept = [groups.of, groups.out, groups.delayed, indexes.replayed, notes.attempts, notes.checkpoints]
-    for offsets in (*kept, states.order.ranks):
+    for offsets in (*kept, states.order.ranks, states.order.late):
         settled = [offset for offset in offsets if states.state(offset) == State.SETTLED]
         assert not settled, f"{queue.name}: something is kept of {settled}, which are settled"
     members = Counter(group.name for group in groups.of.values())

@@ -5,7 +5,7 @@ ones in their order (see order.py).
 from typing import TYPE_CHECKING
 
 from penstock_broker.queues.histories import FRESH
-from penstock_broker.queues.states import State
+from penstock_broker.queues.states import Special, State
 from penstock_protocol.slices import REDELIVERED, REPLAYED
 
 if TYPE_CHECKING:
@@ -19,36 +19,41 @@ def next_run(queue: "Queue", limit: int) -> Run | None:
     """The next messages to go that share all stamps: first, messages, attempt, delivery, flags."""
     states = queue.states
     first, messages = states.next_ready(queue.log.end, limit)
-    special = states.next_special() if states.counts[State.SPECIAL] else None
-    if special is not None and (not messages or states.order.key(special) < states.order.key(first)):
+    special = states.next_special(limit) if states.counts[State.SPECIAL] else None
+    if special is not None and (not messages or special.key < states.order.key(first)):
         return _next_special(queue, special, limit)
     if not messages:
         return None
-    if special is not None and states.order.ageing:
-        messages = states.order.before(special, first, messages)
+    if special is not None and states.order.cuts:
+        messages = states.order.before(special.key, first, messages)
     if first >= queue.suspect_below:
         return first, messages, 1, 1, 0
     return first, min(messages, queue.suspect_below - first), 1, 1, REDELIVERED
 
 
-def _next_special(queue: "Queue", first: int, limit: int) -> Run:
+def _next_special(queue: "Queue", special: Special, limit: int) -> Run:
     """Neighbours of a special message that go with it."""
-    states, histories, noted = queue.states, queue.histories, queue.indexes.notes
-    history, key = histories.get(first, FRESH), states.order.key(first)
+    states, histories, order = queue.states, queue.histories, queue.states.order
+    first, replayed = special.first, queue.indexes.replayed
+    history = histories.get(first, FRESH)
+    most = min(limit, special.messages) if special.messages else limit
+    if queue.indexes.notes or replayed or (order.cuts and not special.messages and not order.ageing):
+        most = 1
     length = 1
     while (
-        length < limit
-        and not noted
-        and states.state(first + length) == State.SPECIAL
+        length < most
         and histories.get(first + length, FRESH) == history
-        and states.order.key(first + length) == key + length
+        and (
+            special.messages
+            or (
+                states.state(first + length) == State.SPECIAL
+                and order.key(first + length) == special.key + length * order.step
+            )
+        )
     ):
         length += 1
     again = history.deliveries or first < queue.suspect_below
-    replayed = queue.indexes.replayed
     flags = (REDELIVERED if again else 0) | (REPLAYED if first in replayed else 0)
-    if replayed:
-        length = 1
     if first < queue.suspect_below:
         length = min(length, queue.suspect_below - first)
     return first, length, history.failures + 1, history.deliveries + 1, flags

@@ -14,10 +14,11 @@ from penstock_broker.queues.deadlines import Deadlines, Due
 from penstock_broker.queues.dedup import Dedup
 from penstock_broker.queues.message_groups import JOB_PREFIX, MessageGroups
 from penstock_broker.queues.notes import Notes
-from penstock_broker.queues.order import PLAIN_RANK
+from penstock_broker.queues.order import DUE, DUE_SHIFT, PLAIN_RANK
 from penstock_broker.queues.runs import runs
-from penstock_broker.queues.states import Event, State, States
+from penstock_broker.queues.states import Event, State, States, Woke
 from penstock_broker.queues.traits import Traits
+from penstock_broker.queues.woken import Woken
 
 WAITING_TO_GO = frozenset({State.READY, State.SPECIAL, State.HELD, State.DELAYED})
 """States in which a message can expire."""
@@ -87,6 +88,7 @@ class Indexes:
             return True
         special = (
             self.states.order.ranks,
+            self.states.order.late,
             self.groups.of,
             self.notes.checkpoints,
             self.notes.attempts,
@@ -98,7 +100,10 @@ class Indexes:
 
     def forget(self, first: int, messages: int) -> None:
         """Messages were settled."""
-        ranks, of, notes = self.states.order.ranks, self.groups.of, self.notes
+        ranks, of, notes, late = self.states.order.ranks, self.groups.of, self.notes, self.states.order.late
+        if late:
+            for offset in range(first, first + messages):
+                late.pop(offset, None)
         if not (ranks or of or notes or self._until or self._overdue or self.replayed):
             return
         for offset in range(first, first + messages):
@@ -113,9 +118,13 @@ class Indexes:
 
     # ---- Delays
 
-    def delay(self, offset: int, due: int) -> None:
-        """That message is ready at `due`, whatever was said before."""
+    def delay(self, offset: int, due: int, late: int | None = None) -> None:
+        """That message is ready at `due`, whatever was said before. `late`: the time it goes by then, if it
+        did not fail but somebody gave it another one; what failed goes by its offset."""
         self.used = True
+        self.states.order.late.pop(offset, None)
+        if late is not None and offset not in self.groups.of:
+            self.states.order.late[offset] = late
         self._until[offset] = due
         self.delays.add(due, offset, 1)
         self.delays.prune(self.states.counts[State.DELAYED], self._is_delay)
@@ -144,25 +153,37 @@ class Indexes:
     def wake(self, wall: int) -> bool:
         """Messages whose delay is over are ready, or held by their group; True if there were any."""
         woken = False
+        offset_at = self.states.order.offset_at
         for due, first, messages in self.delays.due(wall):
+            woke = due, offset_at(due)
             for state, begin, length in list(self.states.spans(first, messages)):
                 if state != State.DELAYED:
                     continue
-                if not self._until and not self.groups.of:
-                    self.states.move(begin, length, Event.DUE)
+                if not (self._until or self.groups.of or self.states.order.ranks):
+                    self.states.move(begin, length, Event.DUE, woke)
                 else:
                     for offset in range(begin, begin + length):
-                        self._wake_one(offset, due)
+                        self._wake_one(offset, woke)
                 woken = True
         self.delays.prune(self.states.counts[State.DELAYED], self._is_delay)
         return woken
 
-    def _wake_one(self, offset: int, due: int) -> None:
+    def _wake_one(self, offset: int, woke: Woke) -> None:
+        due = woke[0]
         if self._until.get(offset, due) != due:
             return
-        self._until.pop(offset, None)
-        held = self.groups.held(offset)
-        self.states.move(offset, 1, Event.HOLD if held else Event.DUE)
+        order = self.states.order
+        again = self._until.pop(offset, None) is not None
+        grouped = offset in self.groups.of
+        if self.groups.held(offset):
+            self.states.move(offset, 1, Event.HOLD)
+        elif again or grouped or offset in order.ranks:
+            late = order.late.get(offset) if again or grouped else due
+            if late is not None:
+                order.late[offset] = order.place(late)
+            self.states.move(offset, 1, Event.DUE)
+        else:
+            self.states.move(offset, 1, Event.DUE, woke)
 
     def _is_delay(self, row: Due) -> bool:
         due, first, messages = row
@@ -254,6 +275,8 @@ class Indexes:
             "expiries": self.expiries.snapshot(),
             "overdue": list(self._overdue),
             "ranks": list(ranks.items()),
+            "woken": order.woken.snapshot(),
+            "late": [(offset, place >> DUE_SHIFT, place & DUE) for offset, place in order.late.items()],
             "groups": self.groups.snapshot() if self.groups.of or self.groups.parked else b"",
             "dedup": self.dedup.snapshot() if len(self.dedup) else b"",
             "notes": self.notes.snapshot() if self.notes else b"",
@@ -271,10 +294,16 @@ class Indexes:
         self.expiries.restore(sections.get("expiries", b""))
         for offset in sections.get("overdue", ()):
             self.expiries.add(0, offset, 1)
-        self.states.order.ranks = dict(sections.get("ranks", ()))
+        order = self.states.order
+        order.ranks = dict(sections.get("ranks", ()))
         if "groups" in sections:
             self.groups.restore(sections["groups"], self._is_settled)
-        self.recall(list(self.states.order.ranks))
+        order.late = {offset: behind << DUE_SHIFT | due for offset, behind, due in sections.get("late", ())}
+        for row in Woken.rows_of(sections.get("woken", b"")):
+            for state, first, messages in list(self.states.spans(*row[2:])):
+                if state == State.READY:
+                    self.states.move(first, messages, Event.RECALL, row[:2])
+        self.recall([*order.ranks, *order.late])
         if "dedup" in sections:
             self.dedup.restore(sections["dedup"])
         if "notes" in sections:

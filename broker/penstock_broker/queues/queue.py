@@ -80,6 +80,7 @@ class Queue:
         self.histories = Histories()
         self.indexes = Indexes(self.states)
         self.states.order.time_of = log.time
+        self.states.order.offset_at = lambda time: log.offset_at(time)[0]
         self.pace: Pace = Pace() if front is None else front.pace
         self.used_at = 0
         """Mono ms of the last publish or receive; only looked at if the queue goes when it is not used."""
@@ -128,7 +129,7 @@ class Queue:
         elif kind == Kind.SETTLE:
             self._settled(part, at.time)
         elif kind == Kind.RETURN:
-            self._returned(part)
+            self._returned(part, at.time)
         elif kind == Kind.NOTED:
             self.indexes.used = True
             self.indexes.recall(self.indexes.notes.apply(part.detail))
@@ -201,7 +202,7 @@ class Queue:
         elif self.log.start < self.states.head and not self.borrowed:
             self.log.trim(self.states.head)
 
-    def _returned(self, part: Part) -> None:
+    def _returned(self, part: Part, time: int) -> None:
         for first, messages, failures, waiting, due in entries.RETURN.iter_unpack(part.detail):
             self.states.move(first, messages, Event.PARK if waiting else Event.DELAY)
             for offset in range(first, first + messages):
@@ -210,7 +211,8 @@ class Queue:
                     deliveries = max(failures, before.deliveries if before else 1)
                     self.histories[offset] = History(failures, deliveries)
                 if not waiting:
-                    self.indexes.delay(offset, due)
+                    again = failures == (before.failures if before is not None else 0)
+                    self.indexes.delay(offset, due, max(due, time) if again else None)
 
     # ---- Publishing
 

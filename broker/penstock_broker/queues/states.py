@@ -13,10 +13,13 @@ group, so that the search for plain ready messages never meets either.
 from collections.abc import Iterable, Iterator
 from enum import Enum, IntEnum
 from struct import Struct
+from typing import NamedTuple
 
-from penstock_broker.queues.order import PRUNE_MIN, Order
+from penstock_broker.queues.order import OFFSET, PRUNE_MIN, Order
 
 PAGE = 4096
+Woke = tuple[int, int]
+"""When messages were due (wall ms), and the offset before which that was."""
 SNAPSHOT = Struct("<QQI")  # head, cursor, pages
 SNAPSHOT_PAGE = Struct("<QB")  # page number, uniform state or BYTES
 BYTES = 0xFF
@@ -73,6 +76,15 @@ _AFTER_RESTART = bytes([State.READY if s in (_I, _S) else s for s in range(256)]
 """Leases are memory only: what was in flight is ready again, and so is what had a memory of hand-outs."""
 
 
+class Special(NamedTuple):
+    """Who goes first of what is SPECIAL, and by which key."""
+
+    key: int
+    first: int
+    messages: int
+    """How many go together since they were due together; 0: nobody has looked."""
+
+
 class States:
     """The states of one queue's messages."""
 
@@ -91,8 +103,9 @@ class States:
 
     # ---- Changing
 
-    def move(self, first: int, messages: int, event: Event) -> None:
-        """Let `event` happen to a range. The one function that changes a state."""
+    def move(self, first: int, messages: int, event: Event, woke: Woke | None = None) -> None:
+        """Let `event` happen to a range. The one function that changes a state. `woke`: of plain messages
+        that were delayed and become SPECIAL."""
         to, allowed = TRANSITIONS[event]
         end = first + messages
         if end > self.cursor:
@@ -106,14 +119,27 @@ class States:
         if to is State.READY:
             self._hint = min(self._hint, first)
         elif to is State.SPECIAL:
-            for special in range(first, end):
-                self.order.push(special)
-            if len(self.order) > 2 * self.counts[State.SPECIAL] + PRUNE_MIN:
-                self.reorder()
+            self._line_up(first, end, woke)
         elif event is Event.HAND_OUT:
             self.order.passed(first, end)
         elif to is State.SETTLED and first <= self.head:
             self._advance()
+
+    def _line_up(self, first: int, end: int, woke: Woke | None) -> None:
+        """That range is SPECIAL now."""
+        order, most = self.order, 2 * self.counts[State.SPECIAL] + PRUNE_MIN
+        if woke is not None:
+            order.woken.add((*woke, first, end - first))
+            if len(order.woken) > most:
+                order.woken.prune(self._has_special)
+            return
+        for special in range(first, end):
+            order.push(special)
+        if len(order) > most:
+            self.reorder()
+
+    def _has_special(self, first: int, messages: int) -> bool:
+        return any(state == State.SPECIAL for state, _, _ in self.spans(first, messages))
 
     def _move_in_page(self, page: int, low: int, high: int, to: State, allowed: frozenset[State]) -> None:
         counts = self.counts
@@ -184,20 +210,37 @@ class States:
                 return found, self._run_length(found, min(limit, self.cursor - found))
         return self.cursor, min(limit, end - self.cursor)
 
-    def next_special(self) -> int | None:
-        """Offset of the SPECIAL message that goes first; None if there is none."""
+    def next_special(self, limit: int = 1) -> Special | None:
+        """The SPECIAL message that goes first; None if there is none. `limit`: how many are wanted."""
         order = self.order
-        while (offset := order.peek()) is not None:
-            if offset >= self.head and self.state(offset) == State.SPECIAL:
-                return offset
+        found = None
+        while (key := order.peek()) is not None:
+            if self.state(key & OFFSET) == State.SPECIAL:
+                found = Special(key, key & OFFSET, 0)
+                break
             order.pop()
+        woken = self._next_woken(limit) if order.woken else None
+        if woken is not None and (found is None or woken.key < found.key):
+            return woken
+        return found
+
+    def _next_woken(self, limit: int) -> Special | None:
+        """The first that were delayed and are still to be handed out."""
+        order = self.order
+        while (row := order.peek_woken()) is not None:
+            key, first, messages = row
+            state, _, length = next(self.spans(first, min(messages, limit)))
+            if order.late:  # was given another time since
+                length = next((n for n in range(length) if first + n in order.late), length)
+            if state == State.SPECIAL and length:
+                return Special(key, first, length)
+            order.woken.drop(max(1, length))
         return None
 
     def reorder(self) -> None:
-        """What decides on the order of SPECIAL messages has changed."""
-        everything = self.cursor - self.head
-        runs = list(self.ranges(State.SPECIAL, everything))
-        self.order.rebuild(offset for first, n in runs for offset in range(first, first + n))
+        """What decides on the order of SPECIAL messages has changed, or the heap holds too much."""
+        ready = [each for each in self.order.offsets() if self.state(each) == State.SPECIAL]
+        self.order.rebuild(ready)
 
     def spans(self, first: int, messages: int) -> Iterator[tuple[int, int, int]]:
         """(state, first, messages) of each stretch of a range, which may reach beyond the cursor."""

@@ -1,9 +1,12 @@
 """In which order ready messages go that are not plain ones."""
 
+from bisect import bisect_left
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_broker.queues.order import PLAIN_RANK, Order
+from penstock_broker.queues.order import OFFSET, PLAIN_RANK, Order
+from penstock_broker.queues.woken import Woken
 
 ranks = st.lists(st.integers(0, PLAIN_RANK), max_size=30)
 
@@ -19,8 +22,8 @@ def order_of(given_ranks: list[int], ageing: int = 0, times: list[int] | None = 
 
 def popped(order: Order) -> list[int]:
     out = []
-    while (offset := order.peek()) is not None:
-        out.append(offset)
+    while (key := order.peek()) is not None:
+        out.append(key & OFFSET)
         order.pop()
     return out
 
@@ -52,7 +55,7 @@ def test_run_of_plain_messages_ends_where_a_special_one_comes_in(steps: list[int
     times = [sum(steps[:n]) for n in range(len(steps) + 1)]
     special = len(steps)
     order = order_of([PLAIN_RANK] * len(steps) + [rank], 100, times)
-    before = order.before(special, 0, len(steps))
+    before = order.before(order.key(special), 0, len(steps))
     assert before == sum(order.key(each) < order.key(special) for each in range(len(steps)))
 
 
@@ -74,3 +77,36 @@ def test_order_is_made_anew_of_what_is_ready() -> None:
     order.push(3)
     order.clear()
     assert order.peek() is None
+
+
+def test_what_was_delayed_goes_by_its_time_behind_all_that_was_enqueued_before_that() -> None:
+    times = [0, 100, 100, 200]  # of offsets 0 to 3, the next one comes later
+    order = order_of([])
+    order.offset_at = lambda time: bisect_left(times, time)
+    order.late = {offset: order.place(due) for offset, due in ((10, 250), (11, 100), (12, 100), (13, 150))}
+    offsets = [0, 1, 2, 3, 4, 10, 11, 12, 13]
+    assert sorted(offsets, key=order.key) == [0, 11, 12, 1, 2, 13, 3, 10, 4]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), max_size=20), st.data())
+def test_ranges_that_were_delayed_stand_in_the_order_of_their_time(
+    given_rows: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    woken, expected, offset = Woken(), [], 0
+    for due, messages in given_rows:
+        woken.add((due, 0, offset, messages))
+        expected += [(due, offset + i) for i in range(messages)]
+        offset += messages
+    expected.sort()
+    if data.draw(st.booleans()):
+        again = Woken()
+        for row in Woken.rows_of(woken.snapshot()):
+            again.add(row)
+        woken = again
+    found = []
+    while (row := woken.peek()) is not None:
+        taken = data.draw(st.integers(1, row[3]))
+        found += [(row[0], row[2] + i) for i in range(taken)]
+        woken.drop(taken)
+    assert found == expected
+    assert not woken

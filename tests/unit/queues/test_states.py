@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from penstock_broker.queues.order import PRUNE_MIN
 from penstock_broker.queues.states import TRANSITIONS, Event, State, States
 
 PAGE = 8
@@ -123,7 +124,8 @@ class AgainstList(RuleBasedStateMachine):
     @invariant()
     def next_special_is_the_first_one(self) -> None:
         first = self.plain.index(State.SPECIAL) if State.SPECIAL in self.plain else None
-        assert self.states.next_special() == first
+        special = self.states.next_special()
+        assert (special.first if special is not None else None) == first
 
     @invariant()
     def alive_is_what_is_not_settled(self) -> None:
@@ -142,6 +144,17 @@ def test_ranges_stop_at_the_limit(limit: int, gap: int) -> None:
     states.move(0, gap + 3 * PAGE, Event.HAND_OUT)
     states.move(0, gap, Event.SETTLE)
     assert joined(list(states.ranges(State.IN_FLIGHT, limit))) == [(gap, limit)]
+
+
+def test_ranges_that_were_delayed_and_are_gone_are_forgotten() -> None:
+    states = States()
+    states.move(0, 1, Event.HAND_OUT)
+    for offset in range(1, 3 * PRUNE_MIN):
+        states.move(offset, 1, Event.DELAY)
+        states.move(offset, 1, Event.DUE, (offset, 0))
+        states.move(offset, 1, Event.SETTLE)
+        assert len(states.order.woken) <= PRUNE_MIN + 2
+    assert states.next_special() is None
 
 
 @pytest.mark.parametrize("event", Event)
