@@ -202,6 +202,28 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Groups:
+    """How consumer groups notice who is gone."""
+
+    session_timeout_ms: int = _setting(
+        CORE.group_session_ms, _duration(1_000, 3_600_000), "silence after which a member is gone"
+    )
+    heartbeat_ms: int = _setting(
+        CORE.group_heartbeat_ms, _duration(100, 600_000), "longest pause between signs of life of a member"
+    )
+    rebalance_timeout_ms: int = _setting(
+        CORE.group_rebalance_ms,
+        _duration(1_000, 86_400_000),
+        "time a member has to give a partition up",
+    )
+    offsets_retention_ms: int = _setting(
+        CORE.group_offsets_ms,
+        _duration(60_000, 3650 * 86_400_000),
+        "life of the offsets of an empty group",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """What a scrape shows."""
 
@@ -225,6 +247,7 @@ class Config:
     server: Server = field(default_factory=Server)
     storage: Storage = field(default_factory=Storage)
     limits: Limits = field(default_factory=Limits)
+    groups: Groups = field(default_factory=Groups)
     metrics: Metrics = field(default_factory=Metrics)
     log: Log = field(default_factory=Log)
 
@@ -291,6 +314,8 @@ def load(
     config = Config(**sections)
     if config.storage.journal_file_bytes_min > config.storage.journal_file_bytes_max:
         raise ConfigError("storage.journal_file_bytes_min is larger than storage.journal_file_bytes_max")
+    if config.groups.heartbeat_ms * 2 > config.groups.session_timeout_ms:
+        raise ConfigError("groups.session_timeout must be at least twice groups.heartbeat")
     return Loaded(config, origins)
 
 

@@ -22,8 +22,10 @@ from penstock_broker.clock import Now
 from penstock_broker.deliveries import DELIVER, Deliveries
 from penstock_broker.durability import OS_MS
 from penstock_broker.facts import NodeFacts
+from penstock_broker.groups.coordinator import Coordinator, Member
 from penstock_broker.handlers import HANDLERS
 from penstock_broker.lifetimes import Lifetimes
+from penstock_broker.membership import Membership
 from penstock_broker.observing import observe
 from penstock_broker.outputs import Output, Send
 from penstock_broker.presence import Presence
@@ -64,6 +66,9 @@ from penstock_protocol.verbs import Verb
 SPACE_ALARM = "space"
 AGAIN_ALARM = "again"
 RETENTION_ALARM = "retention"
+GROUPS_ALARM = "groups"
+GROUPS_EVERY_MS = 60_000
+"""Between two looks for groups that nobody uses any more."""
 BURST_BYTES_MAX = 2 * MIB
 """Payload for one connection in one turn; the rest waits until its socket has taken that."""
 
@@ -120,6 +125,8 @@ class Core:
                 self.deliveries.touch(queue)  # retention may have gone on after the queue's last word
         self._alarms.set(SPACE_ALARM, now.mono)
         self.lifetimes = Lifetimes(self, now)
+        self.membership = Membership(self, self._alarms, self.engine.journal.boot, now)
+        self._alarms.set(GROUPS_ALARM, now.mono + GROUPS_EVERY_MS)
         self.timetable = Timetable(self)
         for schedule in self.registry.schedules.values():
             self.arm_schedule(schedule, self._now)
@@ -201,6 +208,8 @@ class Core:
                     self.deliveries.due(key, now)
             elif isinstance(key, Session):
                 self.end(key, now)
+            elif isinstance(key, Coordinator | Member):
+                self.membership.due(key, now)
             elif isinstance(key, Schedule):
                 if not self._shutdown.begun:
                     self.timetable.due(key, now)
@@ -211,6 +220,9 @@ class Core:
                     self.lifetimes.look(now)
             elif key == RETENTION_ALARM and not self._shutdown.begun:
                 self._alarms.set(RETENTION_ALARM, now.mono + self._retention.step(now.wall))
+            elif key == GROUPS_ALARM and not self._shutdown.begun:
+                self._alarms.set(GROUPS_ALARM, now.mono + GROUPS_EVERY_MS)
+                self.membership.forget(now)
         return self._alarms.next()
 
     @property
@@ -227,6 +239,7 @@ class Core:
         self._held.clear()
         released[:0] = self._deferred
         self._deferred.clear()
+        self.membership.run(now)
         while True:
             self.deliveries.run(now)
             if not released:
@@ -280,6 +293,7 @@ class Core:
         """A session is over, with what belongs to it."""
         self.presence.end(session, now)
         self.lifetimes.ended(session, now)
+        self.membership.ended(session, now)
 
     def answer(self, call: Call, message: object, position: int | None = None, within: int = OS_MS) -> None:
         """Answer once `position` is durable in its mode; by default everything so far, so that nothing

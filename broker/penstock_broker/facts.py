@@ -57,7 +57,7 @@ class PartitionFacts(NamedTuple):
 
 
 class GroupFacts(NamedTuple):
-    """One group on one partition. `lag_seconds`: age of the first record not read; 0 at the end."""
+    """One group on one partition: see `lag.Standing`."""
 
     group: str
     topic: str
@@ -66,6 +66,19 @@ class GroupFacts(NamedTuple):
     end: int
     lag: int
     lag_seconds: float
+    rate_in: float
+    rate_out: float
+    catch_up_seconds: float | None
+    member: str | None
+
+
+class MemberFacts(NamedTuple):
+    """One group that has members."""
+
+    group: str
+    members: int
+    moving: int
+    """Partitions on their way from one member to another."""
 
 
 class StorageFacts(NamedTuple):
@@ -88,6 +101,7 @@ class NodeFacts(NamedTuple):
     queues: list[QueueFacts]
     partitions: list[PartitionFacts]
     groups: list[GroupFacts]
+    members: list[MemberFacts]
     connections: int
     sessions: int
     payload_bytes: int

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from penstock_broker.clock import Now
 from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts, StorageFacts
-from penstock_broker.handlers.groups import lag
+from penstock_broker.lag import standings
 from penstock_broker.queues.looking import oldest_times
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
@@ -25,22 +25,15 @@ def observe(core: "Core", now: Now) -> NodeFacts:
         _partition(partition) for topic in registry.topics.values() for partition in topic.partitions
     ]
     groups = [
-        GroupFacts(
-            group.name,
-            row["topic"],
-            row["partition"],
-            row["current"],
-            row["end"],
-            row["lag"],
-            row["lag_seconds"],
-        )
+        GroupFacts(group.name, *row)
         for group in registry.groups.values()
-        for row in lag(core, group, now)
+        for row in standings(core, group, now)
     ]
     return NodeFacts(
         [_queue(queue, now) for queue in registry.queues.values()],
         partitions,
         groups,
+        core.membership.counts(),
         len(core.presence.connections),
         len(core.presence.sessions),
         core.publishing.payload_bytes,

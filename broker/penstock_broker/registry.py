@@ -55,6 +55,8 @@ class Registry:
         parts for one machine, all at one position."""
         self.corrupt: set[bytes] = set()
         """Machines of which both snapshots are damaged, or changes were cut."""
+        self.changes = 0
+        """Of topics, so far: whoever remembers how many partitions they have looks again."""
         self._cut = False
         """Something was: not every part follows on from what is known."""
 
@@ -137,6 +139,7 @@ class Registry:
                         self._compose(Kind.CREATE, item)
 
     def _compose(self, kind: int, item: Item) -> None:
+        self.changes += item.sort == "topic"
         if kind == Kind.DELETE:
             self._unmake(item)
         elif kind == Kind.ALTER:

@@ -59,7 +59,7 @@ class Connection:
 class Session:
     """A client's presence: named in HELLO, ended by GOODBYE or `session_grace` after its socket was lost."""
 
-    __slots__ = ("client", "connection", "name", "producer_id", "queues", "subscriptions")
+    __slots__ = ("client", "connection", "groups", "name", "producer_id", "queues", "subscriptions")
 
     def __init__(self, name: bytes, producer_id: int, client: str) -> None:
         self.name = name
@@ -69,3 +69,5 @@ class Session:
         self.subscriptions: dict[int, Subscription] = {}
         self.queues: dict[Any, None] = {}
         """Queues in which it may hold leases, in the order of its first subscription there."""
+        self.groups: dict[str, None] = {}
+        """Consumer groups it may have members in."""

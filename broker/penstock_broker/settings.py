@@ -17,6 +17,14 @@ class CoreSettings:
     compaction_dirty_ratio: float = 0.5
     """Kafka: min.cleanable.dirty.ratio."""
     session_grace_ms: int = 10_000
+    group_session_ms: int = 45_000
+    """A member that is not heard of for so long is gone. Kafka: session.timeout.ms."""
+    group_heartbeat_ms: int = 3_000
+    """Kafka: heartbeat.interval.ms."""
+    group_rebalance_ms: int = 300_000
+    """How long a member may take to give a partition up. Kafka: max.poll.interval.ms."""
+    group_offsets_ms: int = 30 * 86_400_000
+    """How long the offsets of a group without members are kept. Kafka: 7 days."""
     message_bytes_max: int = MESSAGE_BYTES_MAX_DEFAULT
     publish_pool_bytes: int = 64 * MIB
     """Publishes of all connections that are not confirmed yet."""

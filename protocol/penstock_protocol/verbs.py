@@ -2,11 +2,12 @@
 
 A row: code, request class, reply class (None: the verb has no reply), the permission it needs, the wire
 version that brought it, the handler's name in the broker. Codes are grouped by family and never reused;
-37 to 39 (groups), 48 (PUBLISH), 49 (TRANSACT) and 120 (METADATA) are reserved.
+48 (PUBLISH), 49 (TRANSACT) and 120 (METADATA) are reserved.
 """
 
 from typing import Any, NamedTuple
 
+from penstock_protocol.messages import groups as g
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import schedules as c
 from penstock_protocol.messages import session as s
@@ -49,6 +50,9 @@ VERBS = (
     Verb(34, "COMMIT", t.Commit, s.Done, "group:commit", 1, "groups.commit"),
     Verb(35, "OFFSETS", t.Offsets, s.Document, "group:describe", 1, "groups.offsets"),
     Verb(36, "OFFSET", t.Offset, t.OffsetReply, "topic:fetch", 1, "topics.offset"),
+    Verb(37, "JOIN", g.Join, s.Document, "group:commit", 1, "groups.join"),
+    Verb(38, "HEARTBEAT", g.Heartbeat, s.Document, "group:commit", 1, "groups.heartbeat"),
+    Verb(39, "LEAVE", g.Leave, s.Done, "group:commit", 1, "groups.leave"),
     Verb(64, "CREATE_QUEUE", q.CreateQueue, s.Document, "queue:create", 1, "admin.create_queue"),
     Verb(65, "ALTER_QUEUE", q.AlterQueue, s.Document, "queue:alter", 1, "admin.alter_queue"),
     Verb(66, "DELETE_QUEUE", q.DeleteQueue, s.Done, "queue:delete", 1, "admin.delete_queue"),
@@ -72,6 +76,7 @@ VERBS = (
     Verb(84, "DESCRIBE_TOPIC", t.DescribeTopic, s.Document, "topic:describe", 1, "admin.describe_topic"),
     Verb(96, "LIST_GROUPS", t.ListGroups, s.Document, "group:describe", 1, "groups.list_groups"),
     Verb(97, "DESCRIBE_GROUP", t.DescribeGroup, s.Document, "group:describe", 1, "groups.describe_group"),
+    Verb(98, "DELETE_GROUP", g.DeleteGroup, s.Done, "group:delete", 1, "groups.delete_group"),
 )
 
 BY_CODE = {verb.code: verb for verb in VERBS}

@@ -9,6 +9,7 @@ from penstock_protocol.checksum import Buffer
 from penstock_protocol.cuts import cut, picked, with_cells
 from penstock_protocol.errors import Conflict, Error, OffsetOutOfRange, QueueFull
 from penstock_protocol.link import Link, Role
+from penstock_protocol.messages import groups as g
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import schedules as c
 from penstock_protocol.messages import session as s
@@ -31,6 +32,13 @@ BY_NAME = {verb.name: verb for verb in VERBS}
 CORRELATION = 0x01020304
 SESSION, NODE, LOG = (bytes(range(start, start + 16)) for start in (0x10, 0x20, 0x30))
 TIME = 1_700_000_000_000
+MEMBER = bytes(range(16))
+ASSIGNMENT = {
+    "generation": (1 << 32) + 2,
+    "heartbeat_ms": 3_000,
+    "session_ms": 45_000,
+    "partitions": {"clicks": [0, 2], "eu.sales": [1]},
+}
 SETTINGS = {"visibility_timeout": 30.0, "max_attempts": 5, "dead_letter": None, "retry": (1, 2, 300, 0.2)}
 
 
@@ -205,6 +213,16 @@ EXAMPLES = [
     Example(s.Done(), "COMMIT"),
     Example(t.Offsets("audit", "clicks")),
     Example(s.Document(pack_document([[0, 17, "", TIME], [2, 43, "nightly", TIME]])), "OFFSETS"),
+    Example(
+        g.Join("audit", MEMBER, ("clicks", "eu.*"), "sticky", "audit-1", pack_document({"clicks": [0, 2]}))
+    ),
+    Example(s.Document(pack_document(ASSIGNMENT)), "JOIN"),
+    Example(g.Heartbeat("audit", MEMBER, (1 << 32) + 2, (1 << 32) + 1)),
+    Example(s.Document(pack_document({**ASSIGNMENT, "partitions": None})), "HEARTBEAT"),
+    Example(g.Leave("audit", MEMBER)),
+    Example(s.Done(), "LEAVE"),
+    Example(g.DeleteGroup("audit")),
+    Example(s.Done(), "DELETE_GROUP"),
     Example(t.Offset("clicks", 2, t.At.TIME, TIME)),
     Example(t.OffsetReply(41), "OFFSET"),
     Example(q.CreateQueue("emails", SETTINGS, "check")),

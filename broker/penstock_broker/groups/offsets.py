@@ -1,5 +1,6 @@
-"""A consumer group's committed offsets: per partition the next offset to read."""
+"""A consumer group's committed offsets: per partition the next offset to read, and how fast that moves."""
 
+from collections import deque
 from struct import Struct
 from typing import NamedTuple
 
@@ -10,6 +11,9 @@ KIND = 5
 """Its kind in a checkpoint."""
 ROW = Struct("<16sQQH")  # log, offset, time, metadata bytes that follow
 UUID_BYTES = 16
+MARK_EVERY_MS = 10_000
+MARKS_MAX = 7
+"""A minute of them."""
 
 
 class Committed(NamedTuple):
@@ -31,6 +35,8 @@ class Group:
         self.changed_at = 0
         self.offsets: dict[bytes, Committed] = {}
         """Log uuid → committed."""
+        self._marks: dict[bytes, deque[tuple[int, int]]] = {}
+        """Log uuid → (wall ms, committed offset) now and then, of the last minute; memory only."""
 
     def commit_part(self, offsets: list[tuple[bytes, int, str]]) -> Part:
         """The OFFSETS of (log, offset, metadata) rows."""
@@ -53,12 +59,25 @@ class Group:
                 where += entries.OFFSET.size
                 text = part.detail[where : where + size].decode()
                 self.offsets[log] = Committed(offset, text, at.time)
+                self._mark(log, offset, at.time)
                 where += size
         else:
             assert part.kind == Kind.FORGET, f"a group knows no part of kind {part.kind}"
             for where in range(0, len(part.detail), UUID_BYTES):
                 self.offsets.pop(part.detail[where : where + UUID_BYTES], None)
+                self._marks.pop(part.detail[where : where + UUID_BYTES], None)
         self.changed_at = at.position
+
+    def _mark(self, log: bytes, offset: int, time: int) -> None:
+        marks = self._marks.get(log)
+        if marks is None:
+            marks = self._marks[log] = deque(maxlen=MARKS_MAX)
+        if not marks or time >= marks[-1][0] + MARK_EVERY_MS:
+            marks.append((time, offset))
+
+    def mark_since(self, log: bytes, since: int) -> tuple[int, int] | None:
+        """The earliest mark not before `since` (wall ms): when, and the offset then."""
+        return next((mark for mark in self._marks.get(log, ()) if mark[0] >= since), None)
 
     def fits(self, part: Part) -> bool:
         """Every part does: offsets are absolute."""

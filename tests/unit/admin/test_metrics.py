@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from penstock_broker.admin import metrics
 from penstock_broker.admin.metrics import METRICS, PER_OBJECT, Exposition
-from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts, StorageFacts
+from penstock_broker.facts import GroupFacts, MemberFacts, NodeFacts, PartitionFacts, QueueFacts, StorageFacts
 from penstock_broker.meters import Histogram, Meters
 from penstock_protocol.errors import QueueFull
 from penstock_protocol.messages.queues import Enqueue
@@ -60,9 +60,10 @@ def node(queues: list[QueueFacts]) -> NodeFacts:
         queues,
         [PartitionFacts("lines", 0, 5, 25, 2000, 5, 400, 9, 0.25, 7_000), LINES_1],
         [
-            GroupFacts("readers", "lines", 0, 20, 25, 5, 1.5),
-            GroupFacts("readers", "lines", 1, 1, 3, 2, 0.5),
+            GroupFacts("readers", "lines", 0, 20, 25, 5, 1.5, 10.0, 20.0, 0.5, "reader-1"),
+            GroupFacts("readers", "lines", 1, 1, 3, 2, 0.5, 10.0, 5.0, None, None),
         ],
+        [MemberFacts("readers", 2, 1)],
         connections=3,
         sessions=2,
         payload_bytes=1000,

@@ -20,6 +20,7 @@ FACTS = NodeFacts(
     queues=[],
     partitions=[],
     groups=[],
+    members=[],
     connections=0,
     sessions=0,
     payload_bytes=0,
