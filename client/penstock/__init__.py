@@ -38,6 +38,7 @@ from penstock.outgoing import EnqueueOptions, Outgoing
 from penstock.queue import Queue
 from penstock.record import Record
 from penstock.schedules import ScheduleDescription, ScheduleSettings
+from penstock.table import Change, Table, Watch
 from penstock.topic import Topic
 from penstock.topic_consumer import TopicConsumer
 from penstock.transfer import Found
@@ -66,6 +67,7 @@ __all__ = [
     "Backoff",
     "BatchError",
     "Busy",
+    "Change",
     "Client",
     "ClientClosed",
     "CommittedOffset",
@@ -109,6 +111,7 @@ __all__ = [
     "ScheduleSettings",
     "Stale",
     "StoryLine",
+    "Table",
     "Timeout",
     "TooLarge",
     "Topic",
@@ -118,6 +121,7 @@ __all__ = [
     "TransactionRefused",
     "Unauthenticated",
     "Unroutable",
+    "Watch",
     "codecs",
     "connect",
     "events",

@@ -18,6 +18,7 @@ from penstock.murmur2 import partition_of
 from penstock.outgoing import Outgoing, key_of, record_cells
 from penstock.partitioner import Partitioner, checked
 from penstock.record import RecordRun
+from penstock.table import Table
 from penstock.topic_consumer import TopicConsumer
 from penstock.values import Cells, Duration, Headers, RecordMetadata, instant_of, ms_at, ms_of
 from penstock.views import Receipts, Records
@@ -233,6 +234,15 @@ class Topic(Generic[T]):
         records, and on clean exit, finished records are committed.
         """
         return TopicConsumer(self, group, partitions=partitions, start=start, auto_commit=auto_commit)
+
+    def table(self, *, refresh: Duration = 30.0) -> Table[T]:
+        """The last value of every key, in memory: `async with topic.table() as table: await table.ready()`.
+
+        For a topic with `cleanup` "compact" (or "both": then a key whose record grew too old stays until the
+        table is opened anew). `refresh`: how often it looks whether the topic has more partitions. Opening
+        raises `NotFound`; `Invalid` for a topic that is not compacted.
+        """
+        return Table(self, refresh)
 
     def __repr__(self) -> str:
         return f"<Topic {self.name!r}>"
