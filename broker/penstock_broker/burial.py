@@ -121,11 +121,12 @@ class Burial:
         first, messages = cuts[0].first, sum(cut.messages for cut in cuts)
         name = queue.policy.dead_letter
         if name is None:  # since it was altered, nothing of it dies
-            part = queue.return_part([(first, messages, max(1, dead.failures), now.wall)])
-            self._engine.append([part], wall=now.wall, within=queue.within)
+            returned = queue.return_part([(first, messages, max(1, dead.failures), now.wall)])
+            parts = notes.noted(queue.uuid, notes.within(dead.tries, first, messages))
+            self._engine.append([*parts, returned], wall=now.wall, within=queue.within)
             return
         bodies = [self._body(queue, cut, dead, now) for cut in cuts]
-        parts: list[Part] = []
+        parts = []
         if name not in self._registry.queues:
             uuid, within = self._new_uuid(), FSYNC
             settings = {**DEAD_LETTER_SETTINGS, "durability": queue.policy.durability}
@@ -157,8 +158,9 @@ class Burial:
     def _body(self, queue: Queue, cut: Cut, dead: Dead, now: Now) -> Body:
         """The messages with their history."""
         batch = BatchView(cut.data, verify=False)
-        notes = queue.indexes.notes
-        data = past.died(batch, queue.name, cut.first, cut.time, notes, dead.text or dead.reason, now.wall)
+        known, reason = queue.indexes.notes, dead.text or dead.reason
+        last = notes.within(dead.tries, cut.first, cut.end - cut.first)
+        data = past.died(batch, queue.name, cut.first, cut.time, known, reason, now.wall, last)
         return Body(data, crc_of(data))
 
     def _move_in_halves(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> None:
@@ -173,9 +175,12 @@ class Burial:
 
     def _park(self, queue: Queue, first: int, messages: int, dead: Dead, now: Now) -> None:
         """They wait for room; what they died of is noted."""
-        row = ("dead", first, messages, dead.reason, dead.text)
+        rows = [
+            *notes.within(dead.tries, first, messages),
+            ("dead", first, messages, dead.reason, dead.text),
+        ]
         parts = [
-            Part(queue.uuid, Kind.NOTED, detail=notes.encode([row])),
+            *notes.noted(queue.uuid, rows),
             queue.return_part([(first, messages, dead.failures, 0)], waiting=True),
         ]
         self._engine.append(parts, wall=now.wall, within=queue.within)

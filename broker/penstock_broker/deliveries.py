@@ -21,7 +21,6 @@ from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.session import Connection, Session
 from penstock_broker.storage.engine import Engine
-from penstock_broker.storage.entries import Kind, Part
 from penstock_broker.topics.partition import Partition
 from penstock_protocol import verbs
 from penstock_protocol.errors import Corrupt, OffsetOutOfRange
@@ -146,15 +145,18 @@ class Deliveries:
         when = queue.indexes.expiries.next()
         return when is not None and when <= now.wall
 
-    def expired(self, queue: Queue, runs: Sequence[tuple[int, int]], now: Now) -> None:
-        """Messages whose time is over are gone, or go to the dead-letter queue."""
+    def expired(
+        self, queue: Queue, runs: Sequence[tuple[int, int]], now: Now, tries: Sequence[notes.Row] = ()
+    ) -> None:
+        """Messages whose time is over are gone, or go to the dead-letter queue. `tries`: what they came back
+        from."""
         messages = sum(count for _, count in runs)
         queue.counters["expired"] += messages
         keeps = queue.policy.on_expiry == "dead_letter" and runs[0][0] >= queue.log.start
         if keeps and queue.policy.dead_letter is not None:
             queue.seize([run for run in runs if queue.states.state(run[0]) != State.IN_FLIGHT])
             queue.indexes.dying(runs)
-            self._burial.bury(queue, judging.dead(queue, runs, "expired"), now)
+            self._burial.bury(queue, judging.dead(queue, runs, "expired", None, tries), now)
             return
         part = queue.settle_part(runs, Settled.EXPIRED)
         self._engine.append([part], wall=now.wall, within=queue.within)
@@ -262,15 +264,14 @@ class Deliveries:
     ) -> None:
         """Messages whose try failed: back later, or to the dead-letter queue; `then` when all is applied.
         `tries`: what is to be remembered of it."""
-        verdict = judging.failed(queue, runs, delay, now.wall)
-        parts = [Part(queue.uuid, Kind.NOTED, detail=notes.encode(tries))] if tries else []
+        verdict = judging.failed(queue, runs, delay, now.wall, tries)
         if verdict.returned:
-            parts.append(queue.return_part(verdict.returned))
-        if parts:
+            rows = [row for run in verdict.returned for row in notes.within(tries, *run[:2])]
+            parts = [*notes.noted(queue.uuid, rows), queue.return_part(verdict.returned)]
             self._engine.append(parts, wall=now.wall, within=queue.within)
             queue.wake(now.wall)
         if verdict.expired:
-            self.expired(queue, verdict.expired, now)
+            self.expired(queue, verdict.expired, now, tries)
         self._burial.bury(queue, verdict.dead, now, then)
         self.touch(queue)
 
@@ -284,8 +285,8 @@ class Deliveries:
 
     def note(self, queue: Queue, rows: Sequence[notes.Row], now: Now, *, publish: bool = False) -> None:
         """Remember something of messages. `publish`: it takes room as a publish does, and is refused so."""
-        part = Part(queue.uuid, Kind.NOTED, detail=notes.encode(rows))
-        self._engine.append([part], wall=now.wall, publish=publish, within=queue.within)
+        parts = notes.noted(queue.uuid, rows)
+        self._engine.append(parts, wall=now.wall, publish=publish, within=queue.within)
 
     def release(self, queue: Queue, runs: Sequence[tuple[int, int]], now: Now) -> None:
         """Messages that were not tried: ready at once, or dead if handed out too often."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from penstock_broker.queues.notes import ATTEMPTS_MAX, Attempt, Notes
+from penstock_broker.queues.notes import ATTEMPTS_MAX, Attempt, Notes, Row
 from penstock_protocol.batch import BatchView, Kind
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.cuts import with_cells
@@ -33,12 +33,23 @@ def cells_of(batch: BatchView) -> Sequence[Buffer | None]:
     return batch.cells(Kind.HISTORY) or [None] * batch.count
 
 
-def died(batch: BatchView, queue: str, first: int, time: int, notes: Notes, reason: str, now: int) -> bytes:
-    """A batch of `queue` from `first` on as it enters the dead-letter queue."""
+def died(
+    batch: BatchView,
+    queue: str,
+    first: int,
+    time: int,
+    notes: Notes,
+    reason: str,
+    now: int,
+    last: Iterable[Row] = (),
+) -> bytes:
+    """A batch of `queue` from `first` on as it enters the dead-letter queue. `last`: the tries it died of."""
     cells = []
+    latest = {offset: Attempt(*row[3:]) for row in last for offset in range(row[1], row[1] + row[2])}
     for delta, before in zip(batch.deltas, cells_of(batch), strict=True):
         offset = first + delta
-        known = history(before, queue, offset, time, notes.attempts.get(offset, ()))
+        attempts = [*notes.attempts.get(offset, ()), *([latest[offset]] if offset in latest else ())]
+        known = history(before, queue, offset, time, attempts)
         cells.append(_packed(known | {"last_at": now, "reason": reason}))
     return with_cells(batch, Kind.HISTORY, cells)
 

@@ -3,9 +3,13 @@
 from typing import Any
 
 import pytest
+from tests.model.test_simulator_findings import ColdFiles
 from tests.model.traits import LIVES, MINUTE_MS, World, message, texts
 
 from penstock_broker.queues.notes import ATTEMPTS_MAX
+from penstock_broker.storage.engine import Engine
+from penstock_broker.storage.entries import Kind
+from penstock_broker.storage.files import Load
 from penstock_protocol.errors import Invalid
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s
@@ -251,3 +255,65 @@ def test_dead_letters_of_a_minute_are_in_order() -> None:
     for each in world.receive():
         world.nack(each)
     assert world.bodies(name="jobs.dead") == [b"a", b"b", b"c"]
+
+
+# ---- One entry
+
+
+def appended(world: World, monkeypatch: pytest.MonkeyPatch) -> list[list[Kind]]:
+    """The kinds of the parts of every entry from now on."""
+    found: list[list[Kind]] = []
+    append = Engine.append
+
+    def noticed(self: Any, parts: Any, *args: Any, **options: Any) -> int:
+        found.append([Kind(part.kind) for part in parts])
+        return append(self, parts, *args, **options)
+
+    monkeypatch.setattr(Engine, "append", noticed)
+    return found
+
+
+@pytest.mark.parametrize("how", ["rejected", "nacked", "lease expired"])
+def test_last_try_and_the_death_are_one_entry(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(max_attempts=1, visibility_timeout=1_000)
+    world.create("jobs.dead")
+    world.enqueue(message(b"x"))
+    found = world.receive()
+    entries = appended(world, monkeypatch)
+    if how == "rejected":
+        world.dead_letter(*found)
+    elif how == "nacked":
+        world.nack(*found)
+    else:
+        world.pass_(1_000)
+    assert entries == [[Kind.APPEND, Kind.SETTLE]]
+    assert [each[3] for each in history(world)["attempts"]] == [how]
+
+
+def test_crash_before_the_bytes_of_a_dead_letter_were_read_leaves_no_try() -> None:
+    world = World()
+    world.enqueue(message(b"x"))
+    world.enqueue(message(b"y"))  # proves the block of the first, which is left where it is, cold
+    world.begin(ColdFiles(world.bench.files.kill().disk))
+    (found,) = world.receive(1)
+    request = q.Nack("jobs", q.Outcome.DEAD_LETTER, None, "bad", memoryview(encode_ranges([found.range])))
+    world.bench.ask(world.peer, request)
+    world.bench.turn()
+    assert any(isinstance(job, Load) for job in world.bench.jobs)
+    world.bench.jobs = [job for job in world.bench.jobs if not isinstance(job, Load)]
+    world.bench.settle()
+    world.begin(world.bench.files.kill())
+    again = world.receive(1)
+    assert [(each.body, each.attempt, each.history) for each in again] == [(b"x", 1, None)]
+
+
+def test_try_of_a_dead_letter_that_waits_for_room_is_kept() -> None:
+    world = World(max_attempts=1)
+    world.create("jobs.dead", max_messages=1, max_attempts=None, max_deliveries=None, dead_letter=None)
+    world.enqueue(message(b"in the way"), to="jobs.dead")
+    world.enqueue(message(b"x"))
+    world.nack(*world.receive(), reason="no luck")
+    world.begin(world.bench.files.crash())
+    world.ack(*world.receive(name="jobs.dead"), name="jobs.dead")
+    world.pass_(1_000)
+    assert [each[3:] for each in history(world)["attempts"]] == [["nacked", "no luck"]]

@@ -152,8 +152,9 @@ def _return(
         then(messages, stale)
 
     if outcome is q.Outcome.DEAD_LETTER and runs:
-        core.deliveries.note(queue, notes.tries(leased, call.now.wall, "rejected", request.reason), call.now)
-        core.burial.bury(queue, judging.dead(queue, runs, "rejected", request.reason), call.now, done)
+        tries = notes.tries(leased, call.now.wall, "rejected", request.reason)
+        dead = judging.dead(queue, runs, "rejected", request.reason, tries)
+        core.burial.bury(queue, dead, call.now, done)
         core.deliveries.touch(queue)
         return
     if outcome is q.Outcome.RETRY and runs:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from penstock_broker.queues.notes import Row, within
 from penstock_broker.queues.outcomes import Dead, Verdict
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import Event
@@ -12,16 +13,20 @@ FAILURES_MAX = 0xFFFF
 Runs = Sequence[tuple[int, int]]
 
 
-def failed(queue: Queue, runs: Runs, delay: int | None, wall: int, text: str | None = None) -> Verdict:
-    """Messages that failed: back after `delay` ms (None: the retry curve), or dead."""
+def failed(queue: Queue, runs: Runs, delay: int | None, wall: int, tries: Sequence[Row] = ()) -> Verdict:
+    """Messages that failed: back after `delay` ms (None: the retry curve), or dead of the last of `tries`."""
     policy = queue.policy
     verdict, runs = _begin(queue, runs)
     for first, messages, history in queue.histories.runs(runs):
         failures = min(history.failures + 1, FAILURES_MAX)
         if policy.max_attempts is not None and failures >= policy.max_attempts:
-            verdict.dead.append(Dead(first, messages, "max_attempts", failures, text))
+            verdict.dead.append(
+                Dead(first, messages, "max_attempts", failures, None, _of(tries, first, messages))
+            )
         elif policy.max_deliveries is not None and history.deliveries >= policy.max_deliveries:
-            verdict.dead.append(Dead(first, messages, "max_deliveries", failures, text))
+            verdict.dead.append(
+                Dead(first, messages, "max_deliveries", failures, None, _of(tries, first, messages))
+            )
         else:
             wait = policy.delay_of(failures, queue.random) if delay is None else delay
             verdict.returned.append((first, messages, failures, wall + wait))
@@ -65,7 +70,15 @@ def dead_before(queue: Queue, first: int, messages: int) -> list[Dead]:
     return found
 
 
-def dead(queue: Queue, runs: Runs, reason: str, text: str | None = None) -> list[Dead]:
-    """Messages that are dead-lettered at once."""
-    found = queue.histories.runs(runs)
-    return [Dead(first, n, reason, history.failures, text) for first, n, history in found]
+def dead(
+    queue: Queue, runs: Runs, reason: str, text: str | None = None, tries: Sequence[Row] = ()
+) -> list[Dead]:
+    """Messages that are dead-lettered at once, if at all tried then after `tries`."""
+    return [
+        Dead(first, messages, reason, history.failures, text, _of(tries, first, messages))
+        for first, messages, history in queue.histories.runs(runs)
+    ]
+
+
+def _of(tries: Sequence[Row], first: int, messages: int) -> tuple[Row, ...]:
+    return tuple(within(tries, first, messages))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from penstock_broker.queues.leases import Lease
+from penstock_broker.storage.entries import Kind, Part
 
 ATTEMPTS_MAX = 50
 """Per message; of more, the oldest are forgotten."""
@@ -124,6 +125,21 @@ def tries(
         who = lease.consumer[:CONSUMER_CHARACTERS_MAX]
         rows.append(("attempt", first, messages, who, lease.since, end, outcome, error))
     return rows
+
+
+def within(rows: Iterable[Row], first: int, messages: int) -> list[Row]:
+    """What rows say of some messages."""
+    found: list[Row] = []
+    for what, begin, count, *fields in rows:
+        low, high = max(first, begin), min(first + messages, begin + count)
+        if low < high:
+            found.append((what, low, high - low, *fields))
+    return found
+
+
+def noted(queue: bytes, rows: Sequence[Row]) -> list[Part]:
+    """The NOTED of those rows; none without any."""
+    return [Part(queue, Kind.NOTED, detail=encode(rows))] if rows else []
 
 
 def encode(rows: Sequence[Row]) -> bytes:

@@ -4,6 +4,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from penstock_broker.queues.leases import Lease
+from penstock_broker.queues.notes import Row
 from penstock_broker.storage.entries import Part
 
 
@@ -42,6 +43,8 @@ class Dead(NamedTuple):
     failures: int
     text: str | None = None
     """What whoever rejected it said."""
+    tries: tuple[Row, ...] = ()
+    """The try that it died of, as rows of a NOTED (see notes.py): it is part of the entry that buries it."""
 
 
 class Admission(NamedTuple):
