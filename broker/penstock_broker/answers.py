@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from penstock_broker.clock import Now
+from penstock_broker.filtering import Filter
 from penstock_broker.session import Connection
 from penstock_broker.storage.files import Load
 from penstock_broker.storage.log import Log
@@ -51,7 +52,7 @@ class Reading:
 
     __slots__ = (
         *("finish", "loaded", "loading", "log", "lost", "messages_max"),
-        *("partition", "queue", "runs", "settle", "size_max", "started"),
+        *("chosen", "partition", "queue", "runs", "settle", "size_max", "started"),
     )
 
     def __init__(
@@ -67,6 +68,7 @@ class Reading:
         messages_max: int = UNBOUNDED,
         size_max: int = UNBOUNDED,
         queue: Any = None,
+        chosen: Filter | None = None,
     ) -> None:
         self.log = log
         self.partition = partition
@@ -82,6 +84,8 @@ class Reading:
         self.size_max = size_max
         self.queue = queue
         """Whose messages they are, if somebody gets them."""
+        self.chosen = chosen
+        """Which of the messages are wanted; None: all."""
         self.loaded: Loaded = {}
         self.loading = 0
 
@@ -114,34 +118,43 @@ def materialize(reading: Reading, reads: Reads) -> Any:
     buffers: list[Buffer] = []
     end = reading.runs[0].first
     try:
-        for run, cut in _cuts(reading, reads):
+        for run, cut, upto in _cuts(reading, reads):
+            end = upto
             if cut is None:
-                end = run.first + run.messages
                 continue
             if run.noted is not None:
                 cut = _with_notes(cut, run.noted)
             heads.append(encode_slice(_stamps(run, cut, reading.partition), cut.crc))
             buffers.append(cut.data)
-            end = cut.end
     except Corrupt:
-        if not heads or reading.lost is not None:
+        passed = reading.chosen is not None and end > reading.runs[0].first
+        if not (heads or passed) or reading.lost is not None:
             raise
     return reading.finish(len(heads), (b"".join(heads), *buffers) if heads else (), end)
 
 
-def _cuts(reading: Reading, reads: Reads) -> Iterator[tuple[Run, Cut | None]]:
-    """What goes into the message; None behind all there is of a run."""
+def _cuts(reading: Reading, reads: Reads) -> Iterator[tuple[Run, Cut | None, int]]:
+    """What goes into the message, and the offset to go on at; None where there is nothing up to there."""
     messages, size = reading.messages_max, reading.size_max
+    chosen = reading.chosen
+    if chosen is not None:
+        chosen.begin()
     views: Views = {}
     for run in reading.runs:
         for cut in reads.cuts(reading.log, run.first, run.messages, reading.loaded, views):
-            fitting = cut if cut.messages <= messages else shortened(cut, messages)
-            yield run, fitting
-            messages -= fitting.messages
-            size -= len(fitting.data)
-            if messages <= 0 or size <= 0:
+            fitting: Cut | None
+            if chosen is None:
+                fitting = cut if cut.messages <= messages else shortened(cut, messages)
+                end = fitting.end
+            else:
+                fitting, end = chosen.pick(cut, messages)
+            yield run, fitting, end
+            if fitting is not None:
+                messages -= fitting.messages
+                size -= len(fitting.data)
+            if messages <= 0 or size <= 0 or (chosen is not None and chosen.tired):
                 return
-        yield run, None
+        yield run, None, run.first + run.messages
 
 
 def _with_notes(cut: Cut, noted: Callable[[BatchView, int], bytes | None]) -> Cut:

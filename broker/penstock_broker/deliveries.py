@@ -13,6 +13,7 @@ from penstock_broker.answers import Answer, Call, Reading, Run
 from penstock_broker.burial import Burial, Then
 from penstock_broker.clock import Now
 from penstock_broker.durability import OS_MS
+from penstock_broker.filtering import SCANNED_BYTES_MAX, SCANNED_RECORDS_MAX, TELL_MS, Filter
 from penstock_broker.meters import Histogram
 from penstock_broker.queues import judging, notes
 from penstock_broker.queues.handout import Subscription, Taker, Waiter
@@ -21,12 +22,14 @@ from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.session import Connection, Session
 from penstock_broker.storage.engine import Engine
+from penstock_broker.storage.log import Log
 from penstock_broker.topics.partition import Partition
 from penstock_protocol import verbs
 from penstock_protocol.errors import Corrupt, OffsetOutOfRange
 from penstock_protocol.limits import DELIVERY_BYTES_MAX
 from penstock_protocol.messages.queues import Deliver, Delivery
 from penstock_protocol.messages.topics import Fetch, Fetched
+from penstock_protocol.where import Where
 
 DELIVER = next(verb for verb in verbs.VERBS if verb.request is Deliver)
 PARKED_RETRY_MS = 1_000
@@ -79,7 +82,7 @@ class Deliveries:
                     self._hand_out(target, now)
                 else:
                     for parked in target.satisfied():
-                        self.answer_fetch(target, parked.call, parked.request)
+                        self.answer_fetch(target, parked.call, parked.request, now, parked.deadline)
                 self.arm(target, now)
             for target in touched:
                 if isinstance(target, Queue):
@@ -105,7 +108,7 @@ class Deliveries:
                 self._expire(target, now)
         else:
             for parked in target.overdue(now.mono):
-                self.answer_fetch(target, parked.call, parked.request)
+                self.answer_fetch(target, parked.call, parked.request, now)
         self.touch(target)
 
     # ---- Queues
@@ -329,8 +332,11 @@ class Deliveries:
 
     # ---- Partitions
 
-    def answer_fetch(self, partition: Partition, call: Call, request: Fetch) -> None:
-        """Answer a FETCH with what there is from its offset on."""
+    def answer_fetch(
+        self, partition: Partition, call: Call, request: Fetch, now: Now, deadline: int = 0
+    ) -> None:
+        """Answer a FETCH with what there is from its offset on. Where nothing fits its `where` up to the end,
+        it waits on until `deadline` (mono ms), but not long."""
         call.connection.waits.pop(call.correlation, None)
         log, offset = partition.log, request.offset
         start, end = log.start, log.end
@@ -338,15 +344,31 @@ class Deliveries:
             fetched = Fetched(0, start, end, offset, b"")
             self._sender.answer(call, fetched, partition.changed_at, partition.within)
             return
+        chosen = Filter(Where(request.where)) if request.where else None
 
-        def finish(slices: int, payload: object, behind: int) -> Fetched | OffsetOutOfRange:
+        def finish(slices: int, payload: object, behind: int) -> Fetched | OffsetOutOfRange | None:
             gone = partition.out_of_range(offset)  # while it was loaded
+            if gone is None and chosen is not None:
+                partition.records_filtered += chosen.skipped
+                until = min(deadline, now.mono + TELL_MS)
+                if not slices and until > now.mono and not chosen.tired and _is_near(log, behind):
+                    self.park(partition, call, request._replace(offset=behind), until, now)
+                    self.touch(partition)  # more may have come meanwhile
+                    return None
             return gone or Fetched(slices, start, end, behind, payload)
 
-        runs = [Run(offset, log.reach(offset, request.records, request.size) - offset)]
         most, size = request.records, request.size
-        reading = Reading(log, partition.number, runs, finish, messages_max=most, size_max=size)
+        scanned = (most, size) if chosen is None else (SCANNED_RECORDS_MAX, SCANNED_BYTES_MAX)
+        runs = [Run(offset, log.reach(offset, *scanned) - offset)]
+        reading = Reading(
+            log, partition.number, runs, finish, messages_max=most, size_max=size, chosen=chosen
+        )
         self._engine.wait(partition.changed_at, Answer(call, None, reading), partition.within)
+
+    def park(self, partition: Partition, call: Call, request: Fetch, deadline: int, now: Now) -> None:
+        """Let a FETCH wait for records until `deadline` (mono ms)."""
+        call.connection.waits[call.correlation] = partition, partition.park(call, request, deadline)
+        self.arm(partition, now)
 
     # ---- Ends
 
@@ -360,3 +382,8 @@ class Deliveries:
         for target, wait in connection.waits.values():
             target.unpark(wait)
         connection.waits.clear()
+
+
+def _is_near(log: Log, offset: int) -> bool:
+    """There is no more behind it than one look takes."""
+    return log.reach(offset, SCANNED_RECORDS_MAX, SCANNED_BYTES_MAX) >= log.end

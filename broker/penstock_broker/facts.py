@@ -48,6 +48,8 @@ class PartitionFacts(NamedTuple):
     records_dropped: int
     """By retention, since the node started; offsets, holes included."""
     bytes_dropped: int
+    records_filtered: int
+    """That readers came by and did not want, since the node started; each reader counts."""
     records_compacted: int
     """Removed by compaction, ever."""
     dirty_ratio: float | None

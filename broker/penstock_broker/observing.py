@@ -73,6 +73,7 @@ def _partition(partition: Partition) -> PartitionFacts:
         log.size_bytes,
         partition.records_dropped,
         partition.bytes_dropped,
+        partition.records_filtered,
         partition.cleaned.removed,
         dirty_ratio(log, partition.cleaned) if partition.compacts else None,
         partition.cleaned.at,

@@ -118,7 +118,9 @@ class Publishing:
                 hint="produce to the topic",
             )
         if batch.codec:
-            raise Invalid("a queue takes no compressed batch", hint="compress each body, or produce to a topic")
+            raise Invalid(
+                "a queue takes no compressed batch", hint="compress each body, or produce to a topic"
+            )
         target.used_at = now.mono
         if not batch.column_table and target.takes_plainly:
             target.check_room(batch.count, batch.length)

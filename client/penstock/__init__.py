@@ -61,6 +61,7 @@ from penstock.values import (
     TopicSettings,
 )
 from penstock.views import Messages, Receipts, Records
+from penstock.where import Where
 
 __all__ = [
     "Attempt",
@@ -122,6 +123,7 @@ __all__ = [
     "Unauthenticated",
     "Unroutable",
     "Watch",
+    "Where",
     "codecs",
     "connect",
     "events",

@@ -22,6 +22,7 @@ from penstock.table import Table
 from penstock.topic_consumer import TopicConsumer
 from penstock.values import Cells, Duration, Headers, RecordMetadata, instant_of, ms_at, ms_of
 from penstock.views import Receipts, Records
+from penstock.where import Where, where_to_wire
 from penstock_protocol.limits import MIB, WAIT_MS_MAX
 from penstock_protocol.messages.queues import Confirm
 from penstock_protocol.messages.schema import unpack_document
@@ -189,26 +190,42 @@ class Topic(Generic[T]):
         max_records: int = 500,
         max_bytes: int = MIB,
         wait: Duration = 0.0,
+        where: Where | None = None,
         timeout: float | None = None,
     ) -> Records[T]:
         """Records from `offset` on, up to `max_records` and about `max_bytes`, waiting up to `wait` for the
-        first. Empty when the wait is over. Raises `OffsetOutOfRange`, `NotFound`, `Corrupt`, `Timeout`."""
+        first; with `where` those that fit, and as many requests as it takes to come by the others. Empty when
+        the wait is over. Raises `OffsetOutOfRange`, `NotFound`, `Corrupt`, `Timeout`."""
         left = ms_of(wait)
+        wanted = where_to_wire(where)
+        clock = asyncio.get_running_loop().time
         while True:
-            now = min(left, WAIT_MS_MAX)
-            records = await self.fetch_once(partition, offset, max_records, max_bytes, now, timeout)
-            in_hole = not records and records.next_offset > offset
-            left -= 0 if in_hole else now
-            if records or not (left or (in_hole and records.next_offset < records.end)):
+            now, asked_at = min(left, WAIT_MS_MAX), clock()
+            records = await self.fetch_once(
+                partition, offset, max_records, max_bytes, now, timeout, where=wanted
+            )
+            passed = not records and records.next_offset > offset
+            waited = int(1000 * (clock() - asked_at)) if wanted else 0
+            left -= min(now, waited) if passed else now
+            if records or not (left or (passed and records.next_offset < records.end)):
                 return records
             offset = records.next_offset
 
     async def fetch_once(
-        self, partition: int, offset: int, max_records: int, max_bytes: int, wait: int, timeout: float | None
+        self,
+        partition: int,
+        offset: int,
+        max_records: int,
+        max_bytes: int,
+        wait: int,
+        timeout: float | None,
+        *,
+        where: dict[str, Any] | None = None,
     ) -> Records[T]:
-        """What one FETCH brings, for this package. `wait` in ms; it is empty in a hole, too."""
+        """What one FETCH brings, for this package. `wait` in ms, `where` as it goes over the wire; empty in a
+        hole, too, and behind records that do not fit."""
         fetched = await self.client.wire.request(
-            Fetch(self.name, partition, offset, max_records, max_bytes, wait),
+            Fetch(self.name, partition, offset, max_records, max_bytes, wait, where),
             timeout=self.client.timeout + wait / 1000 if timeout is None else timeout,
         )
         slices = decode_slices(fetched.payload, fetched.slices)

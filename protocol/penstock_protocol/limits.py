@@ -57,6 +57,12 @@ RANGES_MAX = 10_000
 """Ranges in one ACK, NACK or EXTEND frame."""
 FIND_MESSAGES_MAX = 50
 """What one FIND answers with."""
+WHERE_CONDITIONS_MAX = 16
+"""Of one FETCH."""
+WHERE_PATTERN_BYTES_MAX = 255
+"""A pattern, a value to compare with, or the name of a header in a condition."""
+WHERE_STARS_MAX = 16
+"""In one pattern."""
 SUBSCRIPTIONS_MAX = 1_000
 """Push consumers of one session."""
 SCHEDULES_MAX = 10_000

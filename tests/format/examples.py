@@ -253,6 +253,10 @@ EXAMPLES = [
     Example(s.Document(pack_document(["audit"])), "LIST_GROUPS"),
     Example(t.DescribeGroup("audit")),
     Example(s.Document(pack_document([["clicks", 2, 43, 43, 0, 0.0, None]])), "DESCRIBE_GROUP"),
+    Example(
+        t.Fetch("clicks", 2, 40, 500, 1_048_576, 20_000, {"key": "eu.*", "header:a": 1}),
+        what="with conditions",
+    ),
     Example(q.Enqueue("emails", OPTIONS_BATCH), what="with message options"),
     Example(
         q.Confirm(0, 103, 5, False, "fsync", len(OPTIONS_BATCH), TIME, LOG, encode_exceptions(EXCEPTIONS)),

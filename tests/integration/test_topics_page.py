@@ -28,7 +28,14 @@ def test_events_build_on_each_other(broker: BrokerProcess) -> None:
     assert printed("event_sourcing", broker) == "(10, 4)\n"
 
 
-EXPECTED = {"account-8": "0 1  deposit:50\n0 2  withdraw:20\n"}
+def test_only_what_fits_is_fetched(broker: BrokerProcess) -> None:
+    assert printed("filters", broker) == "['order eu.1', 'ordered eu.3'] 4\n"
+
+
+EXPECTED = {
+    "account-8": "0 1  deposit:50\n0 2  withdraw:20\n",
+    "shop-log": "0 0 eu.1 from the EU\n",
+}
 
 
 @pytest.mark.parametrize("topic", EXPECTED)

@@ -150,6 +150,8 @@ METRICS = (
            "Offsets given up by retention.", lambda p: p.records_dropped),
     Metric(f"{TOPIC}_dropped_bytes_total", "partition", "counter", (), "bytes",
            "Bytes given up by retention.", lambda p: p.bytes_dropped),
+    Metric(f"{TOPIC}_filtered_records_total", "partition", "counter", (), "records",
+           "Records that readers came by and their filters left out.", lambda p: p.records_filtered),
     Metric(f"{TOPIC}_compacted_records_total", "partition", "counter", (), "records",
            "Records removed by compaction.", lambda p: p.records_compacted),
     Metric(f"{TOPIC}_dirty_ratio", "partition", "gauge", (), "",

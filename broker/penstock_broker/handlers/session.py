@@ -77,4 +77,4 @@ def cancel(core: "Core", call: "Call", request: Cancel) -> None:
         target.unpark(wait)
         core.deliveries.answer_nothing(wait)
     elif target is not None and target.unpark(wait):
-        core.deliveries.answer_fetch(target, wait.call, wait.request)
+        core.deliveries.answer_fetch(target, wait.call, wait.request, call.now)

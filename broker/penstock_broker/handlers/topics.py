@@ -10,6 +10,7 @@ from penstock_broker.topics.partition import Partition
 from penstock_protocol import limits
 from penstock_protocol.errors import Corrupt
 from penstock_protocol.messages import topics as t
+from penstock_protocol.where import Where
 
 if TYPE_CHECKING:
     from penstock_broker.answers import Call
@@ -31,13 +32,13 @@ def fetch(core: "Core", call: "Call", request: t.Fetch) -> None:
     refusal = partition.out_of_range(request.offset)
     if refusal is not None:
         raise refusal
+    Where(request.where or {})
     request = request._replace(size=min(request.size, limits.DELIVERY_BYTES_MAX))
+    deadline = call.now.mono + request.wait
     if request.offset < partition.log.end or not request.wait:
-        core.deliveries.answer_fetch(partition, call, request)
-        return
-    parked = partition.park(call, request, call.now.mono + request.wait)
-    call.connection.waits[call.correlation] = partition, parked
-    core.deliveries.arm(partition, call.now)
+        core.deliveries.answer_fetch(partition, call, request, call.now, deadline)
+    else:
+        core.deliveries.park(partition, call, request, deadline, call.now)
 
 
 def offset(core: "Core", call: "Call", request: t.Offset) -> None:

@@ -6,7 +6,7 @@ anybody sees them; a batch that fails is `Corrupt` with its range named.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from penstock_broker.storage.segment import (
 )
 from penstock_protocol.batch import BatchView, is_sparse
 from penstock_protocol.checksum import Buffer, crc32
-from penstock_protocol.cuts import cut
+from penstock_protocol.cuts import cut, picked
 from penstock_protocol.errors import Corrupt
 
 BATCH = Struct("<II")  # how a batch begins: length, crc32 over what follows
@@ -315,6 +315,22 @@ def shortened(whole: Cut, messages: int) -> Cut:
     data = cut(view, 0, messages)
     end = whole.first + view.deltas[messages - 1] + 1
     return whole._replace(end=end, messages=messages, crc=crc_of(data), data=data)
+
+
+def picked_of(whole: Cut, view: BatchView, indexes: Sequence[int]) -> Cut:
+    """Some of its messages, at least one; `view` is of its data."""
+    if len(indexes) == whole.messages:
+        return whole
+    data = picked(view, indexes)
+    skipped, last = view.deltas[indexes[0]], view.deltas[indexes[-1]]
+    return whole._replace(
+        first=whole.first + skipped,
+        end=whole.first + last + 1,
+        messages=len(indexes),
+        origin_first=whole.origin_first + skipped,
+        crc=crc_of(data),
+        data=data,
+    )
 
 
 def crc_of(data: Buffer) -> int:

@@ -47,6 +47,8 @@ class Partition:
         self.records_dropped = 0
         """By retention, since the node started; offsets, holes included."""
         self.bytes_dropped = 0
+        self.records_filtered = 0
+        """That readers came by and did not want, since the node started."""
         self.readers: list[Any] = []
         """Queues over its records."""
         self._parked: list[Parked] = []

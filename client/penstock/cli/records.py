@@ -19,6 +19,8 @@ from penstock.record import Record
 from penstock.topic import Topic
 from penstock.values import PartitionDescription, RecordMetadata
 from penstock.views import Records
+from penstock.where import Where
+from penstock_protocol.where import HEADER, KEY
 
 AT_ONCE = 5_000
 """Records to fetch at most before they are written."""
@@ -133,6 +135,7 @@ class Fetching:
         self._topic: Topic[bytes] = call.client.topic(options.topic)
         self._group = call.client.group(options.group) if options.group else None
         self._render: Render = (lambda each: json_line(as_json(each))) if call.out.json else options.format
+        self._where = _where(options.where)
         self._left: float = inf if options.number is None else options.number
         self._writing = asyncio.Lock()
 
@@ -160,6 +163,7 @@ class Fetching:
                 cursor.offset,
                 max_records=int(min(AT_ONCE, self._left, cursor.end - cursor.offset)),
                 wait=WAIT_SECONDS if cursor.end == inf else 0.0,
+                where=self._where,
             )
             async with self._writing:
                 await self._write(cursor, records)
@@ -208,6 +212,25 @@ class Fetching:
         if isinstance(start, int):
             return start
         return partition.start if start == "earliest" else partition.end
+
+
+def condition(text: str) -> tuple[str, str]:
+    """The argparse type of `--where`: what is looked at, and the pattern."""
+    name, equals, pattern = utf8(text).partition("=")
+    if not equals or not (name == KEY or name.startswith(HEADER)):
+        raise ArgumentTypeError(f"{text!r} is no condition: write it like key=eu.* or header:type=order*")
+    return name, pattern
+
+
+def _where(conditions: Sequence[tuple[str, str]]) -> Where | None:
+    headers = {name.removeprefix(HEADER): pattern for name, pattern in conditions if name != KEY}
+    keys = [pattern for name, pattern in conditions if name == KEY]
+    if len(keys) + len(headers) < len(conditions) or len(keys) > 1:
+        raise Usage("--where takes one condition on the key, and one on each header")
+    where = Where(headers=headers)
+    for key in keys:
+        where["key"] = key
+    return where if conditions else None
 
 
 async def _fetch(call: Call) -> None:
@@ -267,6 +290,15 @@ COMMANDS = (
             ),
             argument("-n", "--number", metavar="N", type=at_most, help="stop after N records"),
             argument("--follow", action="store_true", help="wait for more at the end, for ever"),
+            argument(
+                "--where",
+                metavar="CONDITION",
+                type=condition,
+                action="append",
+                default=[],
+                help="only records that fit: key=PATTERN or header:NAME=PATTERN, * for any text;"
+                " several have to hold together",
+            ),
             argument(
                 "--group", metavar="GROUP", type=utf8, help="a consumer group whose offsets to use and commit"
             ),

@@ -23,7 +23,8 @@ class Produce(NamedTuple):
 
 
 class Fetch(NamedTuple):
-    """Records from `offset` on, waiting up to `wait` ms if there are none yet."""
+    """Records from `offset` on, waiting up to `wait` ms if there are none yet. `where`: only those that fit,
+    see where.py."""
 
     topic: str
     partition: int
@@ -31,6 +32,7 @@ class Fetch(NamedTuple):
     records: int
     size: int
     wait: int
+    where: dict[str, Any] | None = None
 
 
 class Fetched(NamedTuple):

@@ -46,7 +46,7 @@ def queue(name: str, ready: int, age: float) -> QueueFacts:
     )
 
 
-LINES_1 = PartitionFacts("lines", 1, 0, 3, 300, 0, 0, 0, None, 0)
+LINES_1 = PartitionFacts("lines", 1, 0, 3, 300, 0, 0, 0, 0, None, 0)
 
 
 def observed(seconds: float, times: int) -> Histogram:
@@ -58,7 +58,7 @@ def observed(seconds: float, times: int) -> Histogram:
 def node(queues: list[QueueFacts]) -> NodeFacts:
     return NodeFacts(
         queues,
-        [PartitionFacts("lines", 0, 5, 25, 2000, 5, 400, 9, 0.25, 7_000), LINES_1],
+        [PartitionFacts("lines", 0, 5, 25, 2000, 5, 400, 12, 9, 0.25, 7_000), LINES_1],
         [
             GroupFacts("readers", "lines", 0, 20, 25, 5, 1.5, 10.0, 20.0, 0.5, "reader-1"),
             GroupFacts("readers", "lines", 1, 1, 3, 2, 0.5, 10.0, 5.0, None, None),
@@ -144,6 +144,7 @@ def test_partition_shows_what_retention_and_compaction_did() -> None:
     assert series["penstock_topic_dropped_records_total", compacted] == 5
     assert series["penstock_topic_dropped_bytes_total", compacted] == 400
     assert series["penstock_topic_compacted_records_total", compacted] == 9
+    assert series["penstock_topic_filtered_records_total", compacted] == 12
     assert series["penstock_topic_dirty_ratio", compacted] == 0.25
     assert series["penstock_topic_compacted_timestamp_seconds", compacted] == 7
     assert ("penstock_topic_dirty_ratio", other) not in series
