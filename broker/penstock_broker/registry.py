@@ -280,6 +280,10 @@ class Registry:
                     self._check_whole(lane.log.uuid, f"a partition of {queue.policy.source!r}")
         return queue
 
+    def takes_dead_letters(self, name: str) -> bool:
+        """Some queue's messages go there when they are dead."""
+        return any(queue.policy.dead_letter == name for queue in self.queues.values())
+
     def topic(self, name: str) -> Topic:
         """The topic of that name. Raises `NotFound`."""
         topic = self.topics.get(name)

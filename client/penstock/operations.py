@@ -157,7 +157,8 @@ class QueueOperations(ABC, Generic[T]):
         dry_run: bool = False,
         timeout: float | None = None,
     ) -> Redriven:
-        """Move messages in a state to another queue; conditions as in `find`. In steps, as `redrive`."""
+        """Move messages in a state to another queue; conditions as in `find`. They keep how often they failed,
+        their history and their checkpoint; dead letters start afresh, as by `redrive`. In steps, as that."""
         where = transfer.condition(id=id, header=header, since=since, until=until)
         return await Transferring(self, to, state, where, limit, rate, dry_run, timeout).run()
 

@@ -202,9 +202,23 @@ MUTANTS = (
     Mutant(
         "history not carried into the dead letter",
         PAST,
-        "        known = history(before, queue, offset, time, notes.attempts.get(offset, ()))\n        cells",
-        "        known = history(before, queue, offset, time, ())\n        cells",
+        "        attempts = [*notes.attempts.get(offset, ()), *(",
+        "        attempts = [*(",
         DEAD + "dead_letter_keeps_its_place_its_times_and_every_try" + HERE,
+    ),
+    Mutant(
+        "last try not carried into the dead letter",
+        PAST,
+        ", *([latest[offset]] if offset in latest else ())]",
+        "]",
+        DEAD + "dead_letter_keeps_its_place_its_times_and_every_try" + HERE,
+    ),
+    Mutant(
+        "count forgotten by a move",
+        TRANSFERS,
+        "            parts += carried.parts(source, target, places, due, afresh)\n",
+        "",
+        MOVED + "moved_message_keeps_its_count_its_tries_and_its_checkpoint" + HERE,
     ),
     Mutant(
         "tries forgotten by a checkpoint",

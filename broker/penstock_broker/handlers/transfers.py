@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgpack
 
-from penstock_broker import searching
+from penstock_broker import carried, searching
 from penstock_broker.burial import copy_part
 from penstock_broker.explaining import NAMES
 from penstock_broker.handlers.queues import check_between
 from penstock_broker.past import cells_of
+from penstock_broker.queues.histories import History
 from penstock_broker.queues.looking import plain_history
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
@@ -99,6 +100,7 @@ def _cursor(lane: Queue, offset: int | None) -> int | None:
 
 
 def _transfer(core: "Core", call: "Call", request: q.Transfer, source: Queue, step: Step) -> None:
+    step = _noted_part(source, step)
     by_target: dict[str, list[Match]] = defaultdict(list)
     for match in step.found:
         by_target[request.to or _origin(match, source)].append(match)
@@ -108,7 +110,7 @@ def _transfer(core: "Core", call: "Call", request: q.Transfer, source: Queue, st
     stretches = {name: _stretches(matches) for name, matches in by_target.items()}
     size = sum(len(each.body.data) for some in stretches.values() for each in some)
     if moved and not request.dry:
-        _append(core, call, source, stretches, copies=request.state == "settled")
+        _append(core, call, source, stretches, request.state)
     document = {"messages": len(moved), "bytes": size, "next": _cursor(source, step.next)}
     core.answer(call, Document(pack_document(document)))
 
@@ -142,11 +144,24 @@ def _stretches(matches: list[Match]) -> list[Stretch]:
     return found
 
 
+def _noted_part(source: Queue, step: Step) -> Step:
+    """As many messages as an entry bears with what is noted of them."""
+    size = 0
+    for number, match in enumerate(step.found):
+        size += carried.size(source, match.offset)
+        if number and size > searching.BYTES_PER_STEP:
+            return Step(step.found[:number], match.offset)
+    return step
+
+
 def _append(
-    core: "Core", call: "Call", source: Queue, stretches: dict[str, list[Stretch]], *, copies: bool
+    core: "Core", call: "Call", source: Queue, stretches: dict[str, list[Stretch]], state: str
 ) -> None:
+    copies = state == "settled"
+    afresh = state == "waiting" or core.registry.takes_dead_letters(source.name)
     parts: list[Part] = []
     bodies: list[Body] = []
+    histories: dict[str, dict[int, History]] = {}
     within = source.within
     offsets = [each.first + i for some in stretches.values() for each in some for i in range(each.messages)]
     due = {} if copies else source.indexes.dues(offsets)
@@ -161,6 +176,7 @@ def _append(
         within = min(within, target.within)
         offset = target.log.end
         flags = entries.REPLAYED_FLAG if copies else 0
+        places: list[tuple[int, int]] = []
         for each in some:
             number = len(bodies)
             times = [due.get(each.first + i, 0) for i in range(each.messages)] if due else None
@@ -169,13 +185,20 @@ def _append(
             )
             parts.append(part)
             bodies.append(each.body)
+            places += [(each.first + i, offset + i) for i in range(each.messages)]
             offset += each.messages
+        if not copies:
+            parts += carried.parts(source, target, places, due, afresh)
+            histories[name] = {} if afresh else carried.counts(source, places)
     if not copies:
         gone = [(each.first, each.messages) for some in stretches.values() for each in some]
         parts.append(source.settle_part(sorted(gone), Settled.MOVED))
     core.engine.append(parts, bodies, wall=call.now.wall, publish=True, within=within)
     for name in stretches:
-        core.deliveries.touch(core.registry.queues[name])
+        target = core.registry.queues[name]
+        carried.counted(target, histories.get(name, {}))
+        target.wake(call.now.wall)
+        core.deliveries.touch(target)
     core.deliveries.touch(source)
 
 
