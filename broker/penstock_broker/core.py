@@ -239,7 +239,8 @@ class Core:
         self._held.clear()
         released[:0] = self._deferred
         self._deferred.clear()
-        self.membership.run(now)
+        if self.membership.stirred:
+            self.membership.run(now)
         while True:
             self.deliveries.run(now)
             if not released:
@@ -284,7 +285,8 @@ class Core:
         """The instant, by a wall clock that never runs backwards: where the machine's does, ours goes on at
         the pace of the monotonic one."""
         before = self._now
-        self._now = Now(now.mono, max(now.wall, before.wall + now.mono - before.mono))
+        paced = before.wall + now.mono - before.mono
+        self._now = now if now.wall >= paced else Now(now.mono, paced)
         return self._now
 
     # ---- What handlers use

@@ -131,6 +131,11 @@ class Membership:
                 self._tell(key, key.waiting, seen=key.told)
             self._alarms.set(key, key.wake_at)
 
+    @property
+    def stirred(self) -> bool:
+        """There is something for `run` to do."""
+        return bool(self._touched) or self._sizes_of != self._core.registry.changes
+
     def run(self, now: Now) -> None:
         """Once per turn: tell whoever's assignment is new."""
         if self._sizes_of != self._core.registry.changes:

@@ -298,7 +298,8 @@ class Engine(Generic[T]):
     def start(self, job: Job, then: Callable[[object], None], jobs: list[Job]) -> None:
         """Put a job into `jobs`; `then` takes its result."""
         self._running[id(job)] = (job, then)
-        self._reading.update(_names_read(job))
+        for name in _names_read(job):
+            self._reading[name] += 1
         jobs.append(job)
 
     def _done_write(self, result: object) -> None:
@@ -331,8 +332,8 @@ class Engine(Generic[T]):
 
     def _checkpoint(self, jobs: list[Job]) -> None:
         journal = self.journal
-        uncovered = len(journal.files) > 1 and self._saver.covered < journal.files[1].start
-        if uncovered and journal.bytes > self.sizes.budget and not self._saver.failed:
+        over = journal.bytes > self.sizes.budget and len(journal.files) > 1
+        if over and self._saver.covered < journal.files[1].start and not self._saver.failed:
             self._saver.request()  # files count, not what is in them: every start takes one
         copy = self._saver.step(self.journal.end, self.journal.durable, self.journal.entries_total)
         self.journal.demand(self._saver.needs)
@@ -415,8 +416,10 @@ def _size(file: recovery.OldFile) -> int:
     return file.size
 
 
-def _names_read(job: Job) -> list[str]:
+def _names_read(job: Job) -> Sequence[str]:
     """Files that a job reads from."""
+    if isinstance(job, Write):
+        return ()
     if isinstance(job, Load):
         return [job.name]
     if isinstance(job, Copy):

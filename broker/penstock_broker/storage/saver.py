@@ -5,7 +5,7 @@ A checkpoint is written every third of the journal's budget or 500,000 entries, 
 intervals and what came since.) It is handed to the disk when W has passed everything it reflects.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from penstock_broker.storage import checkpoint
@@ -53,6 +53,8 @@ class Saver:
         self._roster = roster
         self._slots = slots
         """Whole checkpoints, newest first, at most two."""
+        self.covered = _covered(slots)
+        """Journal position that both checkpoints have behind them: recovery never needs what is before."""
         self._interval = budget // SHARE_OF_BUDGET
         self._since_position = slots[0].newest if slots else 0
         self._since_entries = -entries
@@ -65,11 +67,6 @@ class Saver:
         """The last attempt failed: copy nothing from a slot, and try again when asked."""
         self.bytes = sum(row.length for row in slots[0].rows.values()) if slots else 0
         """Size of the newest checkpoint."""
-
-    @property
-    def covered(self) -> int:
-        """Journal position that both checkpoints have behind them: recovery never needs what is before."""
-        return min(slot.oldest for slot in self._slots) if len(self._slots) == 2 else 0
 
     @property
     def encoding(self) -> bool:
@@ -119,12 +116,11 @@ class Saver:
         slot, self._writing = self._writing, None
         assert slot is not None
         self._slots = [other for other in self._slots if other.name != slot.name]
-        if isinstance(result, BaseException):
-            self.failed = True
-            return
-        self.failed = False
-        self._slots.insert(0, slot)
-        self.bytes = sum(row.length for row in slot.rows.values())
+        self.failed = isinstance(result, BaseException)
+        if not self.failed:
+            self._slots.insert(0, slot)
+            self.bytes = sum(row.length for row in slot.rows.values())
+        self.covered = _covered(self._slots)
 
     def _encode(self, end: int) -> None:
         assert self._waiting is not None
@@ -150,3 +146,8 @@ class Saver:
         if row is None or machine.changed_at > row.as_of:
             return None
         return Extent(self._slots[0].name, row.at, row.length, row.crc)
+
+
+def _covered(slots: Sequence[Slot]) -> int:
+    """The journal position that both checkpoints have behind them; 0 while there is one alone."""
+    return min(slot.oldest for slot in slots) if len(slots) == 2 else 0
