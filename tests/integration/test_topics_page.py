@@ -32,7 +32,21 @@ def test_only_what_fits_is_fetched(broker: BrokerProcess) -> None:
     assert printed("filters", broker) == "['order eu.1', 'ordered eu.3'] 4\n"
 
 
+def test_compressed_records_are_read_like_any_other(broker: BrokerProcess) -> None:
+    assert printed("compression", broker) == '10000 records in few bytes\n{"page": "/", "agent": "Mozilla"}\n'
+
+
+def test_partitioner_puts_records_where_it_says(broker: BrokerProcess) -> None:
+    assert printed("partitioner", broker) == "de:7 0\nfr:7 3\nde:8 0\n"
+
+
+def test_table_is_read_and_watched(broker: BrokerProcess) -> None:
+    assert printed("table", broker) == "{'eur': 3} None 2\nb'pear' {'eur': 4} {'eur': 5}\n"
+
+
 EXPECTED = {
+    "numbers": "0 999  1000\n",
+    "devices": "lamp\toff\n",
     "account-8": "0 1  deposit:50\n0 2  withdraw:20\n",
     "shop-log": "0 0 eu.1 from the EU\n",
 }

@@ -13,6 +13,7 @@ from penstock.cli import publish
 from penstock.cli.arguments import Place, at_most, count, place, unescaped, utf8
 from penstock.cli.command import Call, Command, Usage, argument
 from penstock.cli.output import bytes_as, formatter, json_line
+from penstock.compression import CODECS
 from penstock.errors import Invalid
 from penstock.outgoing import Outgoing
 from penstock.record import Record
@@ -74,7 +75,8 @@ def key_delimiter(text: str) -> bytes:
 
 
 async def _produce(call: Call) -> None:
-    options, topic = call.options, call.client.topic(call.options.topic)
+    options = call.options
+    topic = call.client.topic(options.topic, compression=options.compression)
     if options.key is not None and options.key_delimiter:
         raise Usage("--key and -K exclude each other: with -K every line brings its own key")
     send = topic.produce_many if options.expected_offset is None else _expecting(call, topic)
@@ -268,6 +270,12 @@ COMMANDS = (
                 metavar="N",
                 type=count,
                 help="refuse it all unless the first record gets offset N of its partition",
+            ),
+            argument(
+                "--compression",
+                metavar="NAME",
+                choices=tuple(CODECS),
+                help="compress the values, batch by batch: lz4 (fast) or zstd (small)",
             ),
             *publish.ARGUMENTS,
         ),
