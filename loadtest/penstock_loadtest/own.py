@@ -25,7 +25,9 @@ class Penstock(Adapter):
     async def open(self) -> None:
         self._client = await penstock.connect(self.url, name=f"loadtest {self.name}", timeout=TIMEOUT_SECONDS)
         self._queues = [self._client.queue(name) for name in self.names()]
-        self._topic = self._client.topic(self.name)
+        feature = self.flow.feature
+        compression = feature if feature in ("lz4", "zstd") else None
+        self._topic = self._client.topic(self.name, compression=compression)
         self._waiting: set[asyncio.Future[penstock.Messages[bytes]]] = set()
         self._consumers: list[penstock.Consumer[bytes] | penstock.TopicConsumer[bytes]] = []
 

@@ -10,9 +10,10 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 Kind = Literal["queue", "topic"]
-Feature = Literal["", "groups", "delay", "dedup", "priority"]
+Feature = Literal["", "groups", "delay", "dedup", "priority", "lz4", "zstd"]
 """What makes the messages of a queue more than plain: lanes are message groups of one queue; each is delayed
-by `DELAY_SECONDS`; each has a dedup id; each lane is a priority of one queue."""
+by `DELAY_SECONDS`; each has a dedup id; each lane is a priority of one queue. Or how values of a topic are
+compressed; bodies of a call differ in their first and last bytes alone, so they become much smaller."""
 Style = Literal["batches", "messages", "handler"]
 """How a consumer takes what arrives: whole deliveries; each body as an object of its own; one message at a
 time, each settled when its handler returns."""
@@ -92,6 +93,8 @@ SCENARIOS: dict[str, Scenario] = {
             "1 KiB in hundreds into a topic; fetched when all is in",
             (TOPIC._replace(drain="after", messages=1_000_000),),
         ),
+        Scenario("topic-lz4", "topic, its values compressed by lz4", (TOPIC._replace(feature="lz4"),)),
+        Scenario("topic-zstd", "topic, its values compressed by zstd", (TOPIC._replace(feature="zstd"),)),
         Scenario("fan-out", "one topic, three groups read all of it", (TOPIC._replace(readers=3),)),
         Scenario(
             "mixed",
