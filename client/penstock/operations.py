@@ -65,8 +65,9 @@ class QueueOperations(ABC, Generic[T]):
         return transfer.explanation(await transfer.explain(self, id, timeout))
 
     async def story(self, id: str, *, timeout: float | None = None) -> list[StoryLine]:
-        """What happened to a message, as far as the broker still has it, oldest first. Raises `NotFound`."""
-        return transfer.story(await transfer.explain(self, id, timeout))
+        """What happened to a message, settled or not, as far as the journal and its bytes still tell, oldest
+        first; what they do not any more is said. Raises `NotFound`."""
+        return transfer.story(await transfer.explain(self, id, timeout, story=True))
 
     # Steer
 
@@ -157,8 +158,8 @@ class QueueOperations(ABC, Generic[T]):
         dry_run: bool = False,
         timeout: float | None = None,
     ) -> Redriven:
-        """Move messages in a state to another queue; conditions as in `find`. They keep how often they failed,
-        their history and their checkpoint; dead letters start afresh, as by `redrive`. In steps, as that."""
+        """Move messages in a state to another queue; conditions as in `find`. They keep their count, history
+        and checkpoint; dead letters start afresh, as by `redrive`. In steps, as that."""
         where = transfer.condition(id=id, header=header, since=since, until=until)
         return await Transferring(self, to, state, where, limit, rate, dry_run, timeout).run()
 

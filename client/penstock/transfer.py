@@ -91,9 +91,11 @@ async def find(
     return found
 
 
-async def explain(queue: "QueueOperations[Any]", id: str, timeout: float | None) -> dict[str, Any]:
+async def explain(
+    queue: "QueueOperations[Any]", id: str, timeout: float | None, *, story: bool = False
+) -> dict[str, Any]:
     """What the broker says about one message."""
-    reply = await queue.client.wire.request(Explain(queue.name, *place_of(id)), timeout=timeout)
+    reply = await queue.client.wire.request(Explain(queue.name, *place_of(id), story), timeout=timeout)
     document: dict[str, Any] = unpack_document(reply.payload)
     return document
 

@@ -9,6 +9,7 @@ from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.storage.entries import Body, Kind, Part
+from penstock_broker.telling import Telling
 from penstock_protocol import limits
 from penstock_protocol.batch import BatchView
 from penstock_protocol.errors import Invalid, NotFound, QueueFull, TooLarge
@@ -147,4 +148,13 @@ def explain(core: "Core", call: "Call", request: q.Explain) -> None:
         )
     queue.available(call.now.mono)  # after a start nobody may have looked yet whose turn it is
     document: dict[str, Any] = explained(queue, offset, call.now)
-    core.answer(call, Document(pack_document(document)))
+
+    def told(document: dict[str, Any]) -> None:
+        here = core.registry.get(queue.uuid) is queue
+        gone = NotFound(f"queue {queue.name!r} was deleted meanwhile")
+        core.answer(call, Document(pack_document(document)) if here else gone)
+
+    if request.story:
+        Telling(core.engine, core.registry, queue, offset, document, told).tell()
+    else:
+        told(document)

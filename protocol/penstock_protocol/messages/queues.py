@@ -233,11 +233,13 @@ class Found(NamedTuple):
 
 
 class Explain(NamedTuple):
-    """Why a message is where it is, by its id. The reply is a document."""
+    """Why a message is where it is, by its id; `story`: and its life, read out of the journal. The reply is a
+    document."""
 
     queue: str
     log: bytes
     offset: int
+    story: bool = False
 
 
 class Peek(NamedTuple):
