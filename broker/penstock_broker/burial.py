@@ -89,6 +89,9 @@ class Burial:
         """One piece. False: its bytes are cold; `go_on` is called when it is done."""
         if not self.knows(queue):
             return True  # deleted meanwhile
+        dead = self._kept(queue, dead, now)
+        if not dead.messages:
+            return True
         try:
             reads = self._engine.reads
             cuts = list(reads.cuts(queue.log, dead.first, dead.messages, loaded, unwritten=True))
@@ -114,6 +117,16 @@ class Burial:
         self._move(queue, cuts, dead, now)
         self._touch(queue)
         return True
+
+    def _kept(self, queue: Queue, dead: Dead, now: Now) -> Dead:
+        """What there still is of them: a record that retention took while somebody had it has expired."""
+        gone = min(dead.messages, max(0, queue.log.start - dead.first))
+        if gone:
+            queue.counters["expired"] += gone
+            part = queue.settle_part([(dead.first, gone)], Settled.EXPIRED)
+            self._engine.append([part], wall=now.wall, within=queue.within)
+            self._touch(queue)
+        return dead._replace(first=dead.first + gone, messages=dead.messages - gone)
 
     def _move(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> None:
         """One entry, by the stricter mode of both: appended there, settled here, the dead-letter queue made,

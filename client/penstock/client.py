@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar, Unpack, overload
 from uuid import UUID
 
+from penstock_protocol.messages.groups import DeleteGroup
+
 from penstock import codecs
 from penstock.batching import Publisher
 from penstock.codecs import Codec
@@ -46,7 +48,6 @@ from penstock.values import (
     topic_settings_from_wire,
 )
 from penstock_protocol.limits import LISTING_MAX, MIB
-from penstock_protocol.messages.groups import DeleteGroup
 from penstock_protocol.messages.queues import AlterQueue, CreateQueue, DeleteQueue, DescribeQueue, ListQueues
 from penstock_protocol.messages.schedules import AlterSchedule, DeleteSchedule, ListSchedules
 from penstock_protocol.messages.schema import unpack_document

@@ -177,6 +177,18 @@ def test_dead_letter_without_room_is_gone_when_retention_takes_it() -> None:
     assert bench.receive(me, "work.dead") == []
 
 
+def test_record_that_dies_in_hand_after_retention_took_it_has_expired() -> None:
+    bench, me = bench_with()
+    produce(bench, me, b"poison", b"fine")
+    (found,) = bench.receive(me, "work")
+    assert left_after_retention(bench, me)["in_flight"] == 2
+    payload = memoryview(encode_ranges([range_of(found)]))
+    bench.call(me, q.Nack("work", q.Outcome.DEAD_LETTER, None, "no", payload))
+    assert stats(bench, me)["in_flight"] == 0
+    assert bench.core.registry.queues["work"].counters["expired"] == stats(bench, me)["settled_total"]
+    assert "work.dead" not in bench.core.registry.queues
+
+
 def test_what_retention_took_before_a_crash_is_counted_after_it() -> None:
     bench, me = bench_with()
     for _ in range(40):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from penstock_broker.core import Core
@@ -25,7 +25,6 @@ def check(
     journal_keeps_its_budget(core)
     for queue in core.registry.lanes():
         counts_add_up(queue)
-        outcomes_add_up(queue, books)
     if not thorough:
         return
     files_are_known(core, names, busy)
@@ -35,6 +34,7 @@ def check(
     for queue in core.registry.lanes():
         if queue.borrowed:
             retention_took_it_from_everybody(queue)
+        outcomes_add_up(queue, books)
         nobody_has_a_message_twice(queue)
         histories_fit_states(queue)
         indexes_fit_states(queue)
@@ -124,34 +124,42 @@ def nobody_has_a_message_twice(queue: Queue) -> None:
 def histories_fit_states(queue: Queue) -> None:
     """A counted state is what a look at every message gives, and what has a history is not settled."""
     states = queue.states
-    found = Counter(states.state(offset) for offset in range(states.cursor))
+    found: Counter[int] = Counter()
+    for held, _, messages in states.spans(0, states.cursor):
+        found[held] += messages
     for state in State:
         assert found[state] == states.counts[state], (queue.name, state, found, states.counts)
 
 
 def index_is_whole(core: Core, log: Log) -> None:
     """What is not settled lies in a batch that lies in a file that is there."""
-    registry: Any = core.registry
-    owner = registry.get(log.uuid)
     journal = core.engine.journal
-    size = 0
     for row in log.young_rows(journal.end):
         file, at = journal.locate(row.position)
         assert file.start <= row.position < file.end or core.engine.journal.durable <= row.position, row
         assert at + row.length <= file.size or journal.durable <= row.position
-        size += row.length
-    offset = log.start
-    while offset < log.end:
-        if isinstance(owner, Queue) and not owner.states.has_alive(offset, 1):
-            offset += 1
-            continue
-        place = log.at(offset)
-        assert place is not None, f"offset {offset} is lost"
-        first = place.base if isinstance(place, Young) else place.first
-        assert first <= offset < first + place.messages, f"offset {offset} is lost, next to {place}"
-        if isinstance(place, Stretch):
-            assert place.segment in core.engine.node.segments, place
-        offset = first + place.messages
+    looked = log.start
+    for begin, messages in _wanted(core, log):
+        looked = max(looked, begin)
+        while looked < begin + messages:
+            place = log.at(looked)
+            assert place is not None, f"offset {looked} is lost"
+            first = place.base if isinstance(place, Young) else place.first
+            assert first <= looked < first + place.messages, f"offset {looked} is lost, next to {place}"
+            if isinstance(place, Stretch):
+                assert place.segment in core.engine.node.segments, place
+            looked = first + place.messages
+
+
+def _wanted(core: Core, log: Log) -> Iterator[tuple[int, int]]:
+    """The runs of a log that are kept, and not settled."""
+    owner = core.registry.owner(log.uuid)
+    if not isinstance(owner, Queue):
+        yield log.start, log.end - log.start
+        return
+    for state, first, messages in owner.states.spans(log.start, log.end - log.start):
+        if state != State.SETTLED:
+            yield first, messages
 
 
 def segments_are_counted(core: Core) -> None:

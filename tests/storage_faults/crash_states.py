@@ -109,6 +109,8 @@ class CrashStates:
         self._samples = samples
         self._tally = tally
         self._random = Random(f"crashes of {self._seed}")
+        self._seen: set[tuple[int, str]] = set()
+        """Disks that were judged, each with what was allowed."""
         self.play = Play(Watched.of(Disk(), self._crash), self._seed, watched=self._watched)
 
     def run(self, script: str) -> None:
@@ -124,26 +126,26 @@ class CrashStates:
     def _crash(self) -> None:
         """The machine or the process may end here."""
         self._tally.counts["syncs"] += 1
-        seen = set()
         disk = self.play.disk
         for word, image in disk.crashes(
             self._random, prefixes=self._samples.prefixes, samples=self._samples.subsets
         ):
-            print_of = fingerprint(image)
-            if print_of not in seen:
-                seen.add(print_of)
-                self._judge(word, image, "power cuts")
+            self._judge(word, image, "power cuts")
         assert isinstance(disk, Watched)
         self._judge("killed", disk.killed(), "kills")
 
     def _judge(self, word: str, image: Disk, kind: str) -> None:
-        tally = self._tally
+        tally, history = self._tally, self.play.history
+        allowed = history.behind_kill if kind == "kills" else history.behind_cut
+        known = fingerprint(image), repr(allowed)
+        if known in self._seen:
+            tally.counts["alike"] += 1
+            return
+        self._seen.add(known)
         tally.counts[kind] += 1
         cut_short = kind == "power cuts" and not self._random.randrange(CUT_SHORT_ONE_IN)
         again = image.crashed() if cut_short else None
         try:
-            history = self.play.history
-            allowed = history.behind_kill if kind == "kills" else history.behind_cut
             state = recovered_twice(image, self.play, allowed)
             if again is not None:
                 self._cut_short(again, state)

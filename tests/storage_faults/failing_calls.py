@@ -71,27 +71,36 @@ class Failing:
         self.play.look(self.play.history.behind_kill)
 
 
-def clean(name: str, seed: int) -> list[Call]:
-    """The calls of the script when none fails."""
+def clean(name: str, seed: int) -> tuple[list[Call], int]:
+    """The calls of the script when none fails, and how many of them are those of the first start."""
     play = Play(Disk(), f"{name} {seed}")
     calls = play.disk.calls
     with small():
         play.begin()
+        start = len(calls)
         play.run(SCRIPTS[name])
-    return calls
+    return calls, start
 
 
-def failures(name: str, seed: int) -> Iterator[tuple[str, int]]:
-    """Every way to fail of every call: what fails, and its number."""
-    for number, call in enumerate(clean(name, seed), 1):
-        for fault in KINDS.get(call.kind, ("EIO", "ENOSPC", STALL)):
-            yield fault, number
+def failures(name: str, seed: int, *, quick: bool) -> Iterator[tuple[str, int]]:
+    """Every way to fail of every call: what fails, and its number. `quick`: two ways of each, in turn; and
+    of the first start, which is the same in every script, one call, another one in the next script."""
+    calls, start = clean(name, seed)
+    turn = list(SCRIPTS).index(name)
+    for number, call in enumerate(calls, 1):
+        ways = KINDS.get(call.kind, ("EIO", "ENOSPC", STALL))
+        if quick and number <= start and number % start != turn % start:
+            continue
+        first = (number + turn) % len(ways)
+        yield from (
+            (fault, number) for fault in (*ways, *ways)[first : first + 2 if quick else first + len(ways)]
+        )
 
 
 def run_script(name: str, seed: int, tally: Tally, *, quick: bool = False) -> None:
-    """One script with every call failing in every way. `quick`: one of three ends of the machine is judged,
-    not all."""
-    for fault, number in failures(name, seed):
+    """One script with every call failing in every way. `quick`: in two ways, and one of three ends of the
+    machine is judged, not all."""
+    for fault, number in failures(name, seed, quick=quick):
         failing = Failing(name, seed, fault, number, quick=quick)
         tally.counts[fault] += 1
         try:

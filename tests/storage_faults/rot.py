@@ -60,10 +60,14 @@ class Directory(NamedTuple):
             disk.damage(mutant.name, mutant.offset, mutant.content)
         return Life(disk, ManualClock(*self.clock.now()), Random(1))
 
-    def is_blank(self, mutant: "Mutant") -> bool:
-        """The damage falls among zeros."""
-        at = mutant.offset // SECTOR_BYTES * SECTOR_BYTES
-        return not any(self.disk.names[mutant.name].stored[at : at + SECTOR_BYTES])
+    def blanks(self) -> set[tuple[str, int]]:
+        """File and number of every sector that is all zeros."""
+        return {
+            (name, at // SECTOR_BYTES)
+            for name, image in _images(self.disk).items()
+            for at in range(0, len(image), SECTOR_BYTES)
+            if not any(image[at : at + SECTOR_BYTES])
+        }
 
 
 class Mutant(NamedTuple):
@@ -171,17 +175,23 @@ def run(
     share: float = 1.0,
     *,
     kind: str = "",
+    part: int = 0,
+    parts: int = 1,
     violations_max: int = VIOLATIONS_MAX,
 ) -> None:
-    """Mutants of one directory: that share of them, picked by the seed, of files whose names begin with
-    `kind`. Where all of a sector is zero, one byte is like the other, so a share takes fewer of them."""
-    random = Random(seed)
+    """Mutants of one directory: that share of them, of files whose names begin with `kind`, evenly over all
+    that is there, beginning where the seed says; of them one in so many `parts`. Where all of a sector is
+    zero, one byte is like the other, so a share takes fewer of them."""
+    blanks = directory.blanks() if share < 1 else set()
+    reached = (part + Random(seed).random()) / parts
     for mutant in mutants(directory):
         if not mutant.name.startswith(kind):
             continue
-        wanted = share / ALIKE if share < 1 and directory.is_blank(mutant) else share
-        if random.random() >= wanted:
+        blank = (mutant.name, mutant.offset // SECTOR_BYTES) in blanks
+        reached += share / parts / (ALIKE if blank else 1)
+        if reached < 1:
             continue
+        reached -= 1
         tally.counts["mutants"] += 1
         try:
             tally.counts[judge(directory, mutant)] += 1

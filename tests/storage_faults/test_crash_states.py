@@ -17,7 +17,7 @@ from tests.storage_faults.scripts import SCRIPTS
 from penstock_broker.storage.engine import Engine
 
 OPERATIONS_MAX = 8
-PARTS = 4
+PARTS = 8
 STATES_MIN = 20_000 // PARTS
 SEEDS = (1, 2, 3)
 """Each lets the jobs of a script run in another order."""
