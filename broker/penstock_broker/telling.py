@@ -1,6 +1,6 @@
-"""The story of one message: what the journal still says of it, what its bytes carry, where it is now.
+"""The story of one message: what the journal still says of it, what its bytes carry, where it is.
 
-    journal     enqueued, its tries, its checkpoints, other times it was given, how it was settled and where to
+    journal     enqueued, its tries, its checkpoints, other times it was given, how it was settled
     bytes       when it was appended, the tries it had in another queue: while they are kept, wherever
     memory      the tries of a message that is not settled
 

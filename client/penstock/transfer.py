@@ -16,14 +16,14 @@ from datetime import datetime
 from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from penstock.errors import Invalid, OutcomeUnknown, Refused
+from penstock.errors import Invalid, NotFound, OutcomeUnknown, Refused
 from penstock.message import Message
 from penstock.outgoing import delay_ms, ms_until
 from penstock.runs import place_of
 from penstock.values import Duration, Explanation, Header, Redriven, StoryLine, instant_of, ms_at
 from penstock_protocol.errors import OutcomeUnknown as WireOutcomeUnknown
 from penstock_protocol.limits import FIND_MESSAGES_MAX
-from penstock_protocol.messages.queues import Explain, Find, Reschedule, Transfer
+from penstock_protocol.messages.queues import HERE, PARTITION, Explain, Find, Reschedule, Transfer
 from penstock_protocol.messages.schema import unpack_document
 
 if TYPE_CHECKING:
@@ -95,9 +95,23 @@ async def explain(
     queue: "QueueOperations[Any]", id: str, timeout: float | None, *, story: bool = False
 ) -> dict[str, Any]:
     """What the broker says about one message."""
-    reply = await queue.client.wire.request(Explain(queue.name, *place_of(id), story), timeout=timeout)
+    try:
+        reply = await queue.client.wire.request(Explain(queue.name, *place_of(id), story), timeout=timeout)
+    except NotFound as error:
+        there = await _look_for(queue, id, timeout) if error.detail.get("find") else None
+        if there is None:
+            raise
+        reply = await queue.client.wire.request(Explain(queue.name, HERE, there, story), timeout=timeout)
     document: dict[str, Any] = unpack_document(reply.payload)
     return document
+
+
+async def _look_for(queue: "QueueOperations[Any]", id: str, timeout: float | None) -> int | None:
+    """Where in the queue the message is, as a cursor. The broker knows the ids of messages that came from
+    elsewhere while they lie in its journal; later their bytes tell, which are read a part at a time."""
+    found = await find(queue, condition(id=id), FIND_MESSAGES_MAX, timeout)
+    alive = [each.message for each in found if each.state != "settled"] or [each.message for each in found]
+    return alive[0].partition * PARTITION + alive[0].offset if alive else None
 
 
 def explanation(document: Mapping[str, Any]) -> Explanation:
@@ -133,7 +147,12 @@ async def reschedule(queue: "QueueOperations[Any]", id: str, at: int | None, tim
     again = asyncio.Event()
     request = Reschedule(queue.name, *place_of(id), at)
     reply = await queue.client.wire.request(request, timeout=timeout, on_resend=again.set)
-    found: bool = unpack_document(reply.payload)["found"]
+    document = unpack_document(reply.payload)
+    if document.get("find") and (there := await _look_for(queue, id, timeout)) is not None:
+        request = Reschedule(queue.name, HERE, there, at)
+        reply = await queue.client.wire.request(request, timeout=timeout, on_resend=again.set)
+        document = unpack_document(reply.payload)
+    found: bool = document["found"]
     if at is None and not found and again.is_set():
         raise OutcomeUnknown(
             f"the connection was lost while {id} was cancelled: it was, or there was none",

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.model.traits import DAY_MS, LIVES, World, message, texts
+from tests.model.traits import DAY_MS, LIVES, World, clean, message, seen, texts
 
 from penstock_protocol.batch import OnConflict
-from penstock_protocol.errors import NotFound
+from penstock_protocol.errors import Invalid, NotFound
 from penstock_protocol.messages import queues as q
 
 lives = pytest.mark.parametrize("life", LIVES)
@@ -173,6 +173,44 @@ def test_message_that_came_from_elsewhere_is_known_by_its_first_place() -> None:
     world.dead_letter(*world.receive())
     told = world.document(q.Explain("jobs.dead", uuid, 0))
     assert told["state"] == "ready"
+
+
+def archived(world: World) -> tuple[bytes, int]:
+    """A dead letter that the broker knows by its bytes alone; its id."""
+    uuid = world.queue.uuid
+    world.enqueue(message(b"other"), message(b"x"))
+    _, bad = world.receive()
+    world.dead_letter(bad)
+    clean(world)
+    assert world.bench.queue("jobs.dead").log.young_position is None
+    return uuid, 1
+
+
+def test_id_from_elsewhere_that_only_the_bytes_tell_is_asked_of_find_and_then_of_the_place() -> None:
+    world = World()
+    log, offset = archived(world)
+    error = world.ask(q.Explain("jobs.dead", log, offset))
+    assert isinstance(error, NotFound)
+    assert error.detail == {"find": True}
+    refused = world.document(q.Reschedule("jobs.dead", log, offset, None))
+    assert refused == {"found": False, "find": True}
+    found = world.call(q.Find("jobs.dead", 10, 0, {"id_log": log, "id_offset": offset}))
+    (letter,) = seen(found)
+    assert letter.body == b"x"
+    assert world.document(q.Explain("jobs.dead", q.HERE, letter.offset))["state"] == "ready"
+    assert world.document(q.Reschedule("jobs.dead", q.HERE, letter.offset, None)) == {"found": True}
+    assert world.bodies(name="jobs.dead") == []
+
+
+def test_place_that_never_was_is_not_looked_for() -> None:
+    world = World()
+    world.enqueue(message(b"x"))
+    for log in (world.queue.uuid, q.HERE):
+        error = world.ask(q.Explain("jobs", log, 5))
+        assert isinstance(error, NotFound)
+        assert error.detail == {"find": False}
+        assert world.document(q.Reschedule("jobs", log, 5, 0)) == {"found": False, "find": False}
+    assert isinstance(world.ask(q.Explain("jobs", q.HERE, q.PARTITION)), Invalid)
 
 
 @pytest.mark.parametrize(("log", "offset"), [(b"n" * 16, 0), (None, 5)], ids=["other log", "beyond the end"])

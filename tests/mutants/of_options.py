@@ -218,7 +218,7 @@ MUTANTS = (
         TRANSFERS,
         "            parts += carried.parts(source, target, places, due, afresh)\n",
         "",
-        MOVED + "moved_message_keeps_its_count_its_tries_and_its_checkpoint" + HERE,
+        f"{MODEL}moves.py::test_" + "moved_message_keeps_its_count_its_tries_and_its_checkpoint" + HERE,
     ),
     Mutant(
         "tries forgotten by a checkpoint",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock_broker.explaining import explain as explained
 from penstock_broker.handlers.queues import check_between
+from penstock_broker.handlers.transfers import place
 from penstock_broker.queues.notes import NOTES_BYTES_MAX
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
@@ -110,12 +111,21 @@ def resume(core: "Core", call: "Call", request: q.Resume) -> None:
 
 
 def _locate(queue: Queue, log: bytes, offset: int) -> tuple[Queue, int | None]:
-    """The machine and the offset there of the message with that id; None if it never was there."""
+    """The machine and the offset there of the message with that id; None if it never was there, or came from
+    another queue and lies in a segment."""
+    if log == q.HERE:
+        lane, here = place(queue, offset)
+        return lane, here if here < lane.log.end else None
     for lane in queue.lanes:
         found = offset if log == lane.log.uuid else lane.log.offset_of(log, offset)
         if found is not None and found < lane.log.end:
             return lane, found
     return queue, None
+
+
+def _may_be_archived(queue: Queue, log: bytes) -> bool:
+    """The id is another queue's: only the bytes of the message tell whether it is here."""
+    return log != q.HERE and all(log != lane.log.uuid for lane in queue.lanes)
 
 
 def reschedule(core: "Core", call: "Call", request: q.Reschedule) -> None:
@@ -125,7 +135,8 @@ def reschedule(core: "Core", call: "Call", request: q.Reschedule) -> None:
         check_between("at", request.at, 0, call.now.wall + limits.DELAY_MS_MAX)
     queue, offset = _locate(queue, request.log, request.offset)
     if offset is None or queue.states.state(offset) not in MOVABLE:
-        core.answer(call, Document(pack_document({"found": False})))
+        look = offset is None and _may_be_archived(queue, request.log)
+        core.answer(call, Document(pack_document({"found": False, "find": look})))
         return
     if request.at is None:
         part = queue.settle_part([(offset, 1)], Settled.PURGED)
@@ -145,6 +156,7 @@ def explain(core: "Core", call: "Call", request: q.Explain) -> None:
         raise NotFound(
             f"queue {queue.name!r} never held a message with that id, or knows nothing of it any more",
             hint="look for it with `penstock queue find`",
+            detail={"find": _may_be_archived(queue, request.log)},
         )
     queue.available(call.now.mono)  # after a start nobody may have looked yet whose turn it is
     document: dict[str, Any] = explained(queue, offset, call.now)

@@ -39,8 +39,6 @@ SOURCES = {
     "settled": frozenset({State.SETTLED}),
 }
 EVERYWHERE = frozenset(State)
-LANE = 1 << 48
-"""A cursor is the number of a partition times that, and an offset there."""
 
 
 class Stretch(NamedTuple):
@@ -71,7 +69,7 @@ def transfer(core: "Core", call: "Call", request: q.Transfer) -> None:
     elif copies:
         request = request._replace(to=request.queue)
     where = searching.where_of(request.where)
-    source, cursor = _place(source, request.cursor)
+    source, cursor = place(source, request.cursor)
 
     def found(step: Step) -> None:
         try:
@@ -84,9 +82,9 @@ def transfer(core: "Core", call: "Call", request: q.Transfer) -> None:
     searching.step(core.engine, source, SOURCES[request.state], where, cursor, request.limit, found)
 
 
-def _place(queue: Queue, cursor: int) -> tuple[Queue, int]:
+def place(queue: Queue, cursor: int) -> tuple[Queue, int]:
     """The machine of a queue, and the offset there, that a cursor stands for."""
-    number, offset = divmod(cursor, LANE)
+    number, offset = divmod(cursor, q.PARTITION)
     if not 0 <= number < len(queue.lanes):
         raise Invalid(f"cursor={cursor} is beyond the queue", hint="begin with 0, go on as answered")
     return queue.lanes[number], offset
@@ -95,8 +93,8 @@ def _place(queue: Queue, cursor: int) -> tuple[Queue, int]:
 def _cursor(lane: Queue, offset: int | None) -> int | None:
     """The inverse; where to go on behind the end of a machine, too."""
     if offset is not None:
-        return lane.partition * LANE + offset
-    return (lane.partition + 1) * LANE if lane.partition + 1 < len(lane.lanes) else None
+        return lane.partition * q.PARTITION + offset
+    return (lane.partition + 1) * q.PARTITION if lane.partition + 1 < len(lane.lanes) else None
 
 
 def _transfer(core: "Core", call: "Call", request: q.Transfer, source: Queue, step: Step) -> None:
@@ -205,7 +203,7 @@ def _append(
 def find(core: "Core", call: "Call", request: q.Find) -> None:
     """Look for messages in any state."""
     check_between("limit", request.limit, 1, limits.FIND_MESSAGES_MAX)
-    queue, cursor = _place(core.registry.queue(request.queue), request.cursor)
+    queue, cursor = place(core.registry.queue(request.queue), request.cursor)
 
     def found(step: Step) -> None:
         heads = [_slice(queue, match) for match in step.found]

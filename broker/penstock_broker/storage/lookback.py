@@ -95,7 +95,7 @@ class LookBack:
                 return None
             if at + header.length > len(view):
                 if self._piece >= header.length:
-                    return None if not at else at
+                    return at if at else None
                 self._piece = padded(header.length)
                 return at
             block = decode_block(view, at, header)

@@ -232,6 +232,12 @@ class Found(NamedTuple):
     payload: Any
 
 
+HERE = bytes(16)
+"""For the log of an id in EXPLAIN and RESCHEDULE: the offset is one of the queue's own, as in a cursor."""
+PARTITION = 1 << 48
+"""A cursor is the number of a partition times that, and an offset there."""
+
+
 class Explain(NamedTuple):
     """Why a message is where it is, by its id; `story`: and its life, read out of the journal. The reply is a
     document."""

@@ -8,13 +8,14 @@ import pytest
 from tests.fakes.client_wire import LOG, NOW_MS, FakeClient, delivered, payload_of, queue_of, turns
 from tests.fakes.topic_broker import document
 
-from penstock.errors import Invalid, OutcomeUnknown, QueueFull
+from penstock.errors import Invalid, NotFound, OutcomeUnknown, QueueFull
 from penstock.queue import Queue
 from penstock.runs import id_of
 from penstock.values import Redriven, StoryLine, instant_of
 from penstock_protocol.errors import OutcomeUnknown as WireOutcomeUnknown
 from penstock_protocol.limits import DELAY_MS_MAX, FIND_MESSAGES_MAX
 from penstock_protocol.messages.queues import (
+    HERE,
     AlterQueue,
     Explain,
     Find,
@@ -252,6 +253,37 @@ async def test_story_is_what_happened_in_order(client: FakeClient, queue: Queue[
         StoryLine(NOW, "enqueued", ""),
         StoryLine(NOW + timedelta(milliseconds=5), "nacked", "KeyError: 'x'"),
     ]
+
+
+def elsewhere(client: FakeClient, *states: str) -> None:
+    """The broker knows the id by the bytes of messages alone, at offsets 40, 41 …"""
+    known = document(EXPLAINED)
+    unknown = NotFound("never held it", hint="find it", detail={"find": True})
+    bodies = [b"x"] * len(states)
+    client.wire.answers[Find] = lambda _: found(bodies, list(states), None, first=40)
+    client.wire.answers[Explain] = lambda asked: known if asked.log == HERE else unknown
+    client.wire.answers[Reschedule] = lambda asked: document(
+        {"found": True} if asked.log == HERE else {"found": False, "find": True}
+    )
+
+
+async def test_id_that_only_the_bytes_tell_is_looked_for(client: FakeClient, queue: Queue[bytes]) -> None:
+    elsewhere(client, "settled", "ready")
+    assert (await queue.explain(ID)).state == "ready"
+    assert (await queue.story(ID))[0].what == "enqueued"
+    assert await queue.cancel(ID)
+    assert client.wire.of(Explain)[1] == Explain("jobs", HERE, 41)
+    assert client.wire.of(Explain)[3] == Explain("jobs", HERE, 41, True)
+    assert client.wire.of(Reschedule)[1] == Reschedule("jobs", HERE, 41, None)
+    assert {asked.where["id_offset"] for asked in client.wire.of(Find)} == {7}
+
+
+async def test_id_that_is_not_found_by_its_bytes_is_unknown(client: FakeClient, queue: Queue[bytes]) -> None:
+    elsewhere(client, "ready")
+    client.wire.answers[Find] = lambda _: Found(0, (), None, b"")
+    with pytest.raises(NotFound):
+        await queue.explain(ID)
+    assert not await queue.cancel(ID)
 
 
 async def test_peek_looks_at_what_is_held(client: FakeClient, queue: Queue[bytes]) -> None:
