@@ -12,7 +12,7 @@ from penstock_broker.catalogue import Item, part_for
 from penstock_broker.clock import Now
 from penstock_broker.facts import MemberFacts
 from penstock_broker.groups.assignors import Place
-from penstock_broker.groups.coordinator import Coordinator, Generations, Member, State
+from penstock_broker.groups.coordinator import Coordinator, Generations, Member, State, fenced
 from penstock_broker.groups.offsets import Group
 from penstock_broker.session import Session
 from penstock_broker.storage.entries import Kind
@@ -79,6 +79,8 @@ class Membership:
         self._belongs(member, call)
         if group.closed_until is not None:
             self._alarms.set(group, group.closed_until)
+        if member.waiting is not None:  # of who sat here before
+            self._core.answer(member.waiting, fenced(request.group))
         self._tell(member, call)
 
     def heartbeat(self, call: Call, request: Heartbeat) -> None:

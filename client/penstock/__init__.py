@@ -32,7 +32,7 @@ from penstock.errors import (
     Unauthenticated,
     Unroutable,
 )
-from penstock.group import CommittedOffset, Group
+from penstock.group import CommittedOffset, Group, OffsetChange
 from penstock.message import DeadLetter, Message, Retry
 from penstock.outgoing import EnqueueOptions, Outgoing
 from penstock.queue import Queue
@@ -40,13 +40,14 @@ from penstock.record import Record
 from penstock.schedules import ScheduleDescription, ScheduleSettings
 from penstock.table import Change, Table, Watch
 from penstock.topic import Topic
-from penstock.topic_consumer import TopicConsumer
+from penstock.topic_consumer import TopicConsumer, TopicsConsumer
 from penstock.transfer import Found
 from penstock.values import (
     Attempt,
     Backoff,
     Explanation,
     GroupDescription,
+    GroupMember,
     GroupPartition,
     History,
     PartitionDescription,
@@ -58,6 +59,7 @@ from penstock.values import (
     Redriven,
     StoryLine,
     TopicDescription,
+    TopicPartition,
     TopicSettings,
 )
 from penstock.views import Messages, Receipts, Records
@@ -85,12 +87,14 @@ __all__ = [
     "Found",
     "Group",
     "GroupDescription",
+    "GroupMember",
     "GroupPartition",
     "History",
     "Invalid",
     "Message",
     "Messages",
     "NotFound",
+    "OffsetChange",
     "OffsetOutOfRange",
     "OutcomeUnknown",
     "Outgoing",
@@ -118,7 +122,9 @@ __all__ = [
     "Topic",
     "TopicConsumer",
     "TopicDescription",
+    "TopicPartition",
     "TopicSettings",
+    "TopicsConsumer",
     "TransactionRefused",
     "Unauthenticated",
     "Unroutable",

@@ -14,8 +14,6 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar, Unpack, overload
 from uuid import UUID
 
-from penstock_protocol.messages.groups import DeleteGroup
-
 from penstock import codecs
 from penstock.batching import Publisher
 from penstock.codecs import Codec
@@ -32,6 +30,7 @@ from penstock.schedules import ScheduleDescription, ScheduleSettings, descriptio
 from penstock.schedules import settings_to_wire as schedule_to_wire
 from penstock.settle import Settler
 from penstock.topic import Topic
+from penstock.topic_consumer import TopicsConsumer, TopicsConsumerOptions
 from penstock.values import (
     Duration,
     IfExists,
@@ -48,6 +47,7 @@ from penstock.values import (
     topic_settings_from_wire,
 )
 from penstock_protocol.limits import LISTING_MAX, MIB
+from penstock_protocol.messages.groups import DeleteGroup
 from penstock_protocol.messages.queues import AlterQueue, CreateQueue, DeleteQueue, DescribeQueue, ListQueues
 from penstock_protocol.messages.schedules import AlterSchedule, DeleteSchedule, ListSchedules
 from penstock_protocol.messages.schema import unpack_document
@@ -209,6 +209,10 @@ class Client:
         """16 bytes that nothing else has for a name; for this package."""
         return self._random.randbytes(16)
 
+    def chance(self) -> float:
+        """From 0 up to 1; for this package."""
+        return self._random.random()
+
     # Handles
 
     @overload
@@ -248,6 +252,27 @@ class Client:
         Raises `Invalid` for a compression that is not known, or whose library is not installed.
         """
         return Topic(self, name, codec, compression=compression, partitioner=partitioner)
+
+    @overload
+    def consumer(
+        self, group: str, *, topics: Sequence[str], **options: Unpack[TopicsConsumerOptions]
+    ) -> TopicsConsumer[bytes]: ...
+    @overload
+    def consumer(
+        self, group: str, *, topics: Sequence[str], codec: Codec[T], **options: Unpack[TopicsConsumerOptions]
+    ) -> TopicsConsumer[T]: ...
+    def consumer(
+        self,
+        group: str,
+        *,
+        topics: Sequence[str],
+        codec: Codec[Any] = codecs.raw,
+        **options: Unpack[TopicsConsumerOptions],
+    ) -> TopicsConsumer[Any]:
+        """A member of `group` that reads several topics: names, and patterns (`eu.*.events`: `*` is one word,
+        `#` any number; topics made later are found). Everything else as in `Topic.consumer`; partitions are
+        `TopicPartition`s."""
+        return TopicsConsumer(self, group, topics, codec, options)
 
     def group(self, name: str) -> Group:
         """The handle of a consumer group, whether it exists or not."""

@@ -5,6 +5,8 @@ Events are said, never asked: nothing waits for a callback, and nothing depends 
 
 from dataclasses import dataclass
 
+from penstock.values import TopicPartition
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -68,6 +70,16 @@ class CommitFailed(Event):
     group: str
     topic: str
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionsLost(Event):
+    """A member of a group lost its membership, and with it these partitions: what of them was not committed
+    is read again by whoever has them now. It has joined again; if that happens often, something blocks the
+    event loop for longer than the session timeout, or a body runs longer than the rebalance timeout."""
+
+    group: str
+    partitions: tuple[TopicPartition, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from random import Random
 
 from penstock_protocol import errors as e
+from penstock_protocol.messages import groups as g
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import schedules as c
 from penstock_protocol.messages import session as s
@@ -29,7 +30,7 @@ READS = (
     *WAITS,
     *(q.Peek, q.ListQueues, q.DescribeQueue, q.Find, q.Explain, c.ListSchedules),
     *(t.Offset, t.Offsets, t.ListTopics, t.DescribeTopic, t.ListGroups, t.DescribeGroup),
-    *(s.Hello, s.Ping),
+    *(s.Hello, s.Ping, g.Join, g.Heartbeat, g.Leave),
 )
 """Requests that change nothing lasting: when they time out there is nothing to find out."""
 

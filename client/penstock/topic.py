@@ -5,10 +5,10 @@ one partition per batch, in turn.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from penstock import codecs
 from penstock.batching import Address, Route, Stretch
@@ -18,8 +18,9 @@ from penstock.murmur2 import partition_of
 from penstock.outgoing import Outgoing, key_of, record_cells
 from penstock.partitioner import Partitioner, checked
 from penstock.record import RecordRun
+from penstock.span import Start
 from penstock.table import Table
-from penstock.topic_consumer import TopicConsumer
+from penstock.topic_consumer import TopicConsumer, TopicConsumerOptions
 from penstock.values import Cells, Duration, Headers, RecordMetadata, instant_of, ms_at, ms_of
 from penstock.views import Receipts, Records
 from penstock.where import Where, where_to_wire
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from penstock.client import Client
 
 T = TypeVar("T")
-Start: TypeAlias = Literal["earliest", "latest"] | datetime
-"""A place in a partition: its start, its end, or the first record appended at or after an instant."""
 
 
 class Topic(Generic[T]):
@@ -130,6 +129,12 @@ class Topic(Generic[T]):
         except (Invalid, NotFound):
             self._known = False
             raise
+
+    async def count(self, *, timeout: float | None = None) -> int:
+        """How many partitions it has now; for this package."""
+        self._known = False
+        await self._count(timeout)
+        return self._partitions
 
     async def _count(self, timeout: float | None) -> None:
         """Know the number of partitions."""
@@ -242,15 +247,25 @@ class Topic(Generic[T]):
         offset: int = reply.offset
         return offset
 
-    def consumer(
-        self, group: str, *, partitions: Sequence[int], start: Start = "earliest", auto_commit: bool = False
-    ) -> TopicConsumer[T]:
-        """Records of `partitions` from where `group` left off: `async with … as c: async for record in c`.
+    def consumer(self, group: str | None, **options: Unpack[TopicConsumerOptions]) -> TopicConsumer[T]:
+        """Records from where `group` left off: `async with … as c: async for record in c`.
 
-        `start` counts only where the group has no committed offset. `auto_commit`: every 5 s or 1,000
-        records, and on clean exit, finished records are committed.
+        It is a member of the group: the broker shares the partitions out among the members, and moves as few
+        as it can when one comes or goes. With `partitions=[…]` it reads those, whatever others read. A
+        `group` of None reads on its own, and commits nothing. What is committed is the next offset to read; a
+        record is finished when the loop asks for the next one.
+
+        Before a partition is given away, nothing more of it is handed out, the loop finishes what it has in
+        hand (it has 5 minutes), and `on_revoked` is called, in which `commit()` still works. `on_assigned` is
+        called before the first record of a partition, and may `seek`. Whoever is silent for the session
+        timeout (45 s) loses its partitions: `on_revoked` is told which, and a commit is `Stale`; then it
+        joins again. `instance` in use by another process raises `Stale` out of the loop.
+
+        With `until` the loop ends when every partition has been read up to there; partitions that a mapping
+        does not name, up to their end now. A member that was given no partition ends when the others have
+        committed that far. The other options: `start`, `auto_commit`, `rate`, `where`, `assignor`.
         """
-        return TopicConsumer(self, group, partitions=partitions, start=start, auto_commit=auto_commit)
+        return TopicConsumer(self, group, options)
 
     def table(self, *, refresh: Duration = 30.0) -> Table[T]:
         """The last value of every key, in memory: `async with topic.table() as table: await table.ready()`.

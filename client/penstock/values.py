@@ -78,6 +78,13 @@ class RecordMetadata(NamedTuple):
     durability: str
 
 
+class TopicPartition(NamedTuple):
+    """One partition of a topic."""
+
+    topic: str
+    partition: int
+
+
 # Settings
 
 
@@ -335,8 +342,10 @@ class TopicDescription:
 
 @dataclass(frozen=True, slots=True)
 class GroupPartition:
-    """Where a group stands in one partition. `current`: the next offset to read, None without a commit;
-    `lag` in records, `lag_seconds` by append time."""
+    """Where a group stands in one partition. `current`: the next offset to read, None without a commit; `lag`
+    in records, `lag_seconds` by append time. `rate_in`, `rate_out`: records per second that came and that
+    were committed, over the last minute. `catch_up_seconds`: at that pace, None if it never does.
+    `member`: who reads it."""
 
     topic: str
     partition: int
@@ -344,12 +353,31 @@ class GroupPartition:
     end: int
     lag: int | None
     lag_seconds: float | None
+    rate_in: float
+    rate_out: float
+    catch_up_seconds: float | None
     member: str | None
+
+
+class GroupMember(NamedTuple):
+    """Who is in a group. `state`: steady; yielding: it was asked to give something up; away: a named instance
+    whose seat is kept. `topics`: what it subscribed to, patterns too; `partitions`: what it may read."""
+
+    member: str
+    client: str
+    instance: str | None
+    state: str
+    topics: tuple[str, ...]
+    partitions: tuple[TopicPartition, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupDescription:
-    """A consumer group as it is now."""
+    """A consumer group now. `state`: empty, stable or balancing. `assignor`: None without members."""
 
     name: str
     partitions: tuple[GroupPartition, ...]
+    state: str
+    generation: int
+    assignor: str | None
+    members: tuple[GroupMember, ...]

@@ -37,16 +37,7 @@ async def work(
     loop = asyncio.get_running_loop()
     async with queue.consume() as consumer:
         runners = [loop.create_task(_run(consumer, handler)) for _ in range(concurrency)]
-        terminated: asyncio.Future[None] = loop.create_future()
-        try:
-            with on_sigterm(terminated.cancel):
-                await asyncio.wait([terminated, *runners], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            consumer.stop()
-            await _end(runners, grace)
-        for runner in runners:
-            if not runner.cancelled():
-                runner.result()
+        await until_terminated(runners, consumer.stop, grace)
 
 
 async def _run(consumer: Consumer[T], handler: Callable[[Message[T]], Awaitable[object]]) -> None:
@@ -64,6 +55,23 @@ async def _run(consumer: Consumer[T], handler: Callable[[Message[T]], Awaitable[
             if task is not None and task.cancelling():
                 raise
             log.warning("the handler of %r was cancelled from within; it is released", message)
+
+
+async def until_terminated(
+    runners: list[asyncio.Task[None]], stop: Callable[[], object], grace: float
+) -> None:
+    """Wait for SIGTERM, for being cancelled, or for the first runner to end; then `stop`, and give the others
+    `grace` seconds. Raises what a runner raised."""
+    terminated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    try:
+        with on_sigterm(terminated.cancel):
+            await asyncio.wait([terminated, *runners], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop()
+        await _end(runners, grace)
+    for runner in runners:
+        if not runner.cancelled():
+            runner.result()
 
 
 async def _end(runners: list[asyncio.Task[None]], grace: float) -> None:

@@ -153,6 +153,9 @@ class FakeClient:
     def new_id(self) -> bytes:
         return bytes(16)
 
+    def chance(self) -> float:
+        return 0.5
+
 
 def queue_of(client: Any, name: str = "jobs") -> Queue[bytes]:
     """A handle over the fakes."""

@@ -308,11 +308,7 @@ class Coordinator:
 
     def _check_fenced(self, member_id: bytes) -> None:
         if member_id in self._fenced:
-            raise Stale(
-                f"another process has joined group {self.name!r} as the same instance",
-                hint="give each process an instance= of its own",
-                detail={"fenced": True},
-            )
+            raise fenced(self.name)
 
     def _step(self, member: Member, event: Event) -> None:
         member.state = NEXT[member.state, event]
@@ -397,3 +393,12 @@ class Coordinator:
             elif each in self._sizes:
                 found.add(each)
         return found
+
+
+def fenced(group: str) -> Stale:
+    """The error of a member whose seat another process of its instance took."""
+    return Stale(
+        f"another process has joined group {group!r} as the same instance",
+        hint="give each process an instance= of its own",
+        detail={"fenced": True},
+    )

@@ -88,7 +88,7 @@ class Command(NamedTuple):
         return parser.parse_intermixed_args(_joined(argv))
 
 
-SINCE = ("--from", "--since", "--until", "--at")
+SINCE = ("--from", "--since", "--until", "--at", "--to")
 """Options whose value may begin with a dash."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.client_wire import turns
 from tests.fakes.topic_broker import Broker
 
-from penstock import topic_consumer
+from penstock import commits
 from penstock.errors import Invalid, NotFound, OffsetOutOfRange, Timeout
 from penstock.events import CommitFailed
 from penstock.views import Taken
@@ -283,7 +283,7 @@ async def test_a_body_that_raises_is_never_committed() -> None:
 
 
 async def test_auto_commit_stores_every_thousand_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topic_consumer, "AUTO_COMMIT_RECORDS", 20)
+    monkeypatch.setattr(commits, "AUTO_COMMIT_RECORDS", 20)
     broker = Broker()
     broker.append(*[b"x"] * 50)
     async with broker.consumer(auto_commit=True) as consumer:
@@ -294,7 +294,7 @@ async def test_auto_commit_stores_every_thousand_records(monkeypatch: pytest.Mon
 
 
 async def test_auto_commit_stores_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topic_consumer, "AUTO_COMMIT_SECONDS", 0.001)
+    monkeypatch.setattr(commits, "AUTO_COMMIT_SECONDS", 0.001)
     broker = Broker()
     broker.append(b"a")
     async with broker.consumer(auto_commit=True) as consumer:
@@ -308,7 +308,7 @@ async def test_auto_commit_stores_after_a_while(monkeypatch: pytest.MonkeyPatch)
 async def test_a_failed_automatic_commit_is_an_event_and_the_next_covers_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(topic_consumer, "AUTO_COMMIT_RECORDS", 1)
+    monkeypatch.setattr(commits, "AUTO_COMMIT_RECORDS", 1)
     broker = Broker()
     broker.append(b"a", b"b")
     commit, failures = broker._commit, [NotFound("no topic 'lines'")]

@@ -1,0 +1,237 @@
+"""Reading one partition: one long poll in flight, one fetch waiting, and one of which records are taken.
+
+    position    what the next fetch asks for
+    finished    what a commit stores: behind the last record the application was done with
+
+A reader knows neither groups nor what the application has in hand: it is told what was finished.
+"""
+
+import asyncio
+import logging
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from penstock.errors import Disconnected, NotFound, Timeout
+from penstock.record import Record, RecordRun
+from penstock.values import TopicPartition
+from penstock.views import Records, Taken
+from penstock_protocol.limits import MIB, RECEIVE_MESSAGES_MAX
+
+if TYPE_CHECKING:
+    from penstock.topic import Topic
+
+T = TypeVar("T")
+
+log = logging.getLogger("penstock")
+
+FETCH_RECORDS = RECEIVE_MESSAGES_MAX
+FETCH_BYTES = MIB
+WAIT_MS = 20_000
+"""Of the long poll at the end of a partition."""
+
+
+class Reader(Generic[T]):
+    """One partition: a task that keeps one fetch ahead of the application, and what came of it.
+
+    It reads from `begin` on, up to `until` if that is given; with `where` (as on the wire) what fits.
+    `finished` is what a commit stores, `committed` what one stored. `lost`: the partition is somebody else's
+    by now.
+    """
+
+    def __init__(
+        self,
+        topic: "Topic[T]",
+        partition: int,
+        position: int,
+        arrived: asyncio.Event,
+        *,
+        until: int | None = None,
+        where: dict[str, Any] | None = None,
+    ) -> None:
+        self.place = TopicPartition(topic.name, partition)
+        self.topic = topic
+        self.finished = position
+        self.committed = position
+        self.until = until
+        self._where = where
+        self.paused = False
+        """By the application, which resumes it."""
+        self.leaving = False
+        """It hands out nothing any more."""
+        self.doubtful = False
+        """It hands out nothing until it is known whether somebody else has read on meanwhile."""
+        self.full = False
+        """It hands out nothing until the application has finished some of what it has in hand."""
+        self.lost = False
+        self.optional = False
+        """That its topic is deleted is no failure: it was found by a pattern."""
+        self.heard = False
+        """The broker has answered, be it that there is nothing yet."""
+        self._arrived = arrived
+        self._task: asyncio.Task[None] | None = None
+        self._reset(position)
+
+    def _reset(self, position: int) -> None:
+        self._position = position
+        self._last = -1
+        self._behind_last = position
+        self._reading: deque[tuple[RecordRun[T], int]] = deque()
+        """Runs, and up to which index of each."""
+        self._index = 0
+        """In the first of these runs, of the next record to take."""
+        self._ahead: deque[tuple[RecordRun[T], int]] | None = None
+        self._ahead_behind = position
+        self._failure: Exception | None = None
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+
+    # Life
+
+    def begin(self) -> None:
+        """Start to read."""
+        self._task = asyncio.ensure_future(self._read())
+
+    def seek(self, offset: int) -> None:
+        """Go on at `offset`; what was fetched is dropped."""
+        begun = self._task is not None
+        self.stop()
+        self.finished = offset
+        self._reset(offset)
+        if begun:
+            self.begin()
+
+    def stop(self) -> None:
+        """End the fetch."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def close(self) -> None:
+        """End the fetch, and return when it has ended."""
+        self.stop()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    # Taking
+
+    @property
+    def held_back(self) -> bool:
+        """It hands out nothing, whatever it has."""
+        return self.paused or self.leaving or self.doubtful or self.full or self.lost
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a record to take. Raises what ended the reading."""
+        return not self.held_back and (bool(self._reading) or self._turn_to_what_is_ahead())
+
+    @property
+    def is_at_its_end(self) -> bool:
+        """All records up to `until` were taken."""
+        has_all = self.until is not None and self._position >= self.until
+        return has_all and not self._reading and self._ahead is None
+
+    @property
+    def is_between_fetches(self) -> bool:
+        """Everything fetched so far was taken, but for what waits: time for another partition."""
+        return not self._reading
+
+    @property
+    def head_ms(self) -> int:
+        """When the next record was appended. Only while it is ready."""
+        return self._reading[0][0].stamps.time
+
+    def stretch(self) -> tuple[RecordRun[T], int, int]:
+        """The next records that lie in one run: the run, first index, end index. Only while it is ready."""
+        run, end = self._reading[0]
+        return run, self._index, end
+
+    def advance(self, count: int) -> None:
+        """That many records of the stretch were taken."""
+        self._index += count
+        if self._index == self._reading[0][1]:
+            self._reading.popleft()
+            self._index = 0
+
+    def take(self, most: int) -> Sequence[Record[T]]:
+        """Up to `most` records, in order, made when they are touched. Only while it is ready."""
+        pieces = []
+        while most and self._reading:
+            run, first, end = self.stretch()
+            pieces.append((run, first, min(most, end - first)))
+            most -= pieces[-1][2]
+            self.advance(pieces[-1][2])
+        return Taken(pieces)
+
+    def _turn_to_what_is_ahead(self) -> bool:
+        if self._ahead is None:
+            if self._failure is not None:
+                raise self._failure
+            return False
+        self._reading, self._ahead = self._ahead, None
+        run, end = self._reading[-1]
+        self._last, self._behind_last = run.stamps.first + run.deltas[end - 1], self._ahead_behind
+        self._wanted.set()
+        return True
+
+    def behind(self, offset: int) -> int:
+        """Where to go on when that record is finished: behind the last of a fetch there may be a hole."""
+        return self._behind_last if offset == self._last else offset + 1
+
+    def _pass_hole(self, upto: int) -> None:
+        """There is nothing between all that was fetched and `upto`."""
+        if self.finished == self._position:
+            self.finished = upto
+        self._position = self._behind_last = upto
+
+    # Fetching
+
+    async def _read(self) -> None:
+        try:
+            while self.until is None or self._position < self.until:
+                await self._wanted.wait()
+                records = await self._fetch()
+                if records is None:
+                    continue
+                self.heard = True
+                behind = records.next_offset if self.until is None else min(records.next_offset, self.until)
+                pieces = deque(self._pieces(records.runs))
+                if pieces:
+                    self._wanted.clear()
+                    self._ahead, self._ahead_behind = pieces, behind
+                    self._position = behind
+                else:
+                    self._pass_hole(behind)
+                self._arrived.set()
+            self.heard = True
+        except NotFound as error:
+            self.leaving = self.optional
+            self._failure = error
+        except Exception as error:
+            self._failure = error  # raised where the application asks for the next record
+        self._arrived.set()
+
+    def _pieces(self, runs: Sequence[RecordRun[T]]) -> Iterator[tuple[RecordRun[T], int]]:
+        """What of these runs lies before `until`."""
+        for run in runs:
+            end = run.stamps.messages
+            if self.until is not None:
+                end = bisect_left(run.deltas, self.until - run.stamps.first)
+            if end:
+                yield run, end
+
+    async def _fetch(self) -> Records[T] | None:
+        """None when the broker could not be reached in time: the task asks again."""
+        try:
+            return await self.topic.fetch_once(
+                self.place.partition,
+                self._position,
+                FETCH_RECORDS,
+                FETCH_BYTES,
+                WAIT_MS if self.heard else 0,
+                None,
+                where=self._where,
+            )
+        except (Timeout, Disconnected) as error:
+            log.debug("fetching from %r again: %s", self.topic, error)
+            return None
