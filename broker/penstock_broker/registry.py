@@ -13,7 +13,7 @@ from penstock_broker.catalogue import CATALOGUE, Catalogue, Item
 from penstock_broker.durability import FSYNC, parse
 from penstock_broker.groups.offsets import Group
 from penstock_broker.queues.leases import Tokens
-from penstock_broker.queues.policy import policy_for
+from penstock_broker.queues.policy import Policy, policy_for
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.schedules import Schedule, rhythm_of
 from penstock_broker.storage.checkpoint import Chosen
@@ -151,15 +151,8 @@ class Registry:
         if item.sort == "queue":
             self._make_queue(item)
         elif item.sort == "topic":
-            topic_policy = topic_policy_for(item.settings)
-            partitions = [
-                Partition(uuid, item.name, number, topic_policy, Log(uuid, self.use))
-                for number, uuid in enumerate(item.logs)
-            ]
-            self.topics[item.name] = Topic(item.uuid, item.name, topic_policy, partitions)
-            for partition in partitions:
-                partition.within = self._within(topic_policy.durability)
-                self._add(partition)
+            self.topics[item.name] = Topic(item.uuid, item.name, topic_policy_for(item.settings), [])
+            self._add_partitions(item)
         elif item.sort == "schedule":
             schedule = self.schedules[item.name] = _schedule(item)
             self._add(schedule)
@@ -168,15 +161,31 @@ class Registry:
             self.groups[item.name] = group
             self._add(group)
 
+    def _add_partitions(self, item: Item) -> None:
+        """Those of a topic that are not there yet: all, or the ones that it was given later."""
+        topic = self.topics[item.name]
+        for number in range(len(topic.partitions), len(item.logs)):
+            uuid = item.logs[number]
+            partition = Partition(uuid, item.name, number, topic.policy, Log(uuid, self.use))
+            partition.within = self._within(topic.policy.durability)
+            topic.partitions.append(partition)
+            self._add(partition)
+
     def _make_queue(self, item: Item) -> None:
         policy = policy_for(item.name, item.settings)
+        if policy.source is not None:
+            self._add_lanes(item, policy, policy.source)
+            return
+        log = Log(item.uuid, self.use)
+        queue = Queue(item.uuid, item.name, policy, log, self.tokens, self._random)
+        self._add_lane(queue, self._within(policy.durability))
+
+    def _add_lanes(self, item: Item, policy: Policy, source: str) -> None:
+        """Machines for the partitions of its topic that have none yet."""
+        front = self.queues.get(item.name)
+        known = len(front.lanes) if front is not None else 0
         within = self._within(policy.durability)
-        partitions = self.topics[policy.source].partitions if policy.source is not None else ()
-        if not partitions:
-            log = Log(item.uuid, self.use)
-            self._add_lane(Queue(item.uuid, item.name, policy, log, self.tokens, self._random), within)
-        front: Queue | None = None
-        for partition, uuid in zip(partitions, item.logs, strict=False):
+        for partition, uuid in zip(self.topics[source].partitions[known:], item.logs[known:], strict=False):
             lane = Queue(uuid, item.name, policy, partition.log, self.tokens, self._random, front)
             front = front or lane
             partition.readers.append(lane)
@@ -200,6 +209,8 @@ class Registry:
             for queue in self.queues[item.name].lanes:
                 queue.obey(policy)
                 queue.within = self._within(policy.durability)
+            if policy.source is not None:
+                self._add_lanes(item, policy, policy.source)
         elif item.sort == "schedule":
             altered, schedule = _schedule(item), self.schedules[item.name]
             schedule.rhythm, schedule.batch = altered.rhythm, altered.batch
@@ -209,6 +220,7 @@ class Registry:
             for partition in topic.partitions:
                 partition.policy = topic.policy
                 partition.within = self._within(topic.policy.durability)
+            self._add_partitions(item)
 
     def _within(self, durability: str | None) -> int:
         return self.within if durability is None else parse(durability)

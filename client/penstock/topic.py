@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from penstock.client import Client
 
 T = TypeVar("T")
+PARTITIONS_KNOWN_SECONDS = 60.0
+"""A handle that produces asks that often how many partitions there are, on a new connection, and when the
+broker objects. Kafka: metadata.max.age.ms, 5 min."""
 
 
 class Topic(Generic[T]):
@@ -54,7 +57,8 @@ class Topic(Generic[T]):
         self._compression = codec_of(compression)
         self._partitioner = None if partitioner is None else checked(partitioner)
         self._partitions = 0
-        self._known = False
+        self._known: tuple[int, float] | None = None
+        """On which connection the number of partitions was told, and when (loop time)."""
         self._describing = asyncio.Lock()
         self._turn = 0
 
@@ -90,7 +94,7 @@ class Topic(Generic[T]):
                 to, body, cells, view, timeout=timeout, expected_offset=expected_offset
             )
         except (Invalid, NotFound):
-            self._known = False
+            self._known = None
             raise
 
     async def produce_many(
@@ -127,7 +131,7 @@ class Topic(Generic[T]):
                 expected_offset=expected_offset,
             )
         except (Invalid, NotFound):
-            self._known = False
+            self._known = None
             raise
 
     async def count(self, *, timeout: float | None = None) -> int:
@@ -137,12 +141,14 @@ class Topic(Generic[T]):
         return self._partitions
 
     async def _count(self, timeout: float | None) -> None:
-        """Know the number of partitions."""
+        """Know the number of partitions, as it was not long ago."""
         async with self._describing:
-            if not self._known:
-                reply = await self.client.wire.request(DescribeTopic(self.name), timeout=timeout)
+            wire, now = self.client.wire, asyncio.get_running_loop().time()
+            connections, since = self._known or (-1, 0.0)
+            if connections != wire.connections or now - since >= PARTITIONS_KNOWN_SECONDS:
+                reply = await wire.request(DescribeTopic(self.name), timeout=timeout)
                 self._partitions = len(unpack_document(reply.payload)["partitions"])
-                self._known = True
+                self._known = wire.connections, now
 
     def _encode(self, item: Any) -> tuple[Address | Route, bytes, Cells]:
         if not isinstance(item, Outgoing):

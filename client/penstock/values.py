@@ -136,7 +136,7 @@ class QueueSettings(TypedDict, total=False):
 class TopicSettings(TypedDict, total=False):
     """Settings of a topic; those not given keep their value, or the default (in brackets) at creation."""
 
-    partitions: int  # [1]; fixed once created
+    partitions: int  # [1]; may be raised later: keys move then
     retention: Duration | None  # records older than that may go [7 d]
     retention_bytes: int | None  # of the whole topic: what is more may go, oldest first [None]
     cleanup: Literal["delete", "compact", "both"]  # compact: the last record of each key stays ["delete"]

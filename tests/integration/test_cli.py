@@ -386,9 +386,11 @@ def test_topic_is_listed_described_and_deleted(cli: Cli) -> None:
     code, said = cli.fails("topic", "alter", "t", "--cleanup", "sometimes")
     assert code == 1
     assert "delete or compact or both" in said
-    code, said = cli.fails("topic", "alter", "t", "--partitions", "3")
+    code, said = cli.fails("topic", "alter", "t", "--partitions", "1")
     assert code == 1
     assert "create another topic" in said
+    [topic] = cli.objects("topic", "alter", "t", "--partitions", "3")
+    assert [each["end"] for each in topic["partitions"]] == [0, 2, 0]
     assert cli.run("topic", "delete", "t", "--yes").returncode == 0
     assert cli("topic", "list").splitlines()[1:] == []
 

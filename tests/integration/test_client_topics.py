@@ -318,10 +318,25 @@ async def test_setting_that_is_not_allowed_is_named(
         await client.describe_topic("never")
 
 
-async def test_number_of_partitions_stays_and_nothing_else_changes_with_it(lines: Topic[bytes]) -> None:
+async def test_fewer_partitions_are_refused_and_nothing_else_changes_with_it(lines: Topic[bytes]) -> None:
     with pytest.raises(penstock.Invalid, match="create another topic"):
-        await lines.client.alter_topic("lines", partitions=4, retention=None)
+        await lines.client.alter_topic("lines", partitions=2, retention=None)
     assert (await lines.client.describe_topic("lines")).settings["retention"] == 7 * 86_400.0
+
+
+async def test_more_partitions_are_there_at_once_and_a_new_connection_learns_of_them(
+    client: Client, lines: Topic[bytes], broker: BrokerProcess
+) -> None:
+    await lines.produce_many([Outgoing(b"%d" % n, key=b"k%d" % n) for n in range(30)])
+    described = await client.alter_topic("lines", partitions=5)
+    assert [each.end - each.start for each in described.partitions][3:] == [0, 0]
+    assert sum(each.end for each in described.partitions) == 30
+    assert (await lines.produce("x", partition=4)).offset == 0
+    async with penstock.connect(broker.url) as other:
+        for number in range(30):
+            key = b"k%d" % number
+            metadata = await other.topic("lines").produce("y", key=key)
+            assert metadata.partition == partition_of(key, 5)
 
 
 async def test_expected_offset_is_kept_or_refused_and_what_is_pipelined_behind_goes_on(

@@ -49,6 +49,7 @@ EXPECTED = {
     "devices": "lamp\toff\n",
     "account-8": "0 1  deposit:50\n0 2  withdraw:20\n",
     "shop-log": "0 0 eu.1 from the EU\n",
+    "page-views": "5 0  first\n",
 }
 
 

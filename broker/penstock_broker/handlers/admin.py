@@ -210,10 +210,11 @@ def alter_topic(core: "Core", call: "Call", request: t.AlterTopic) -> None:
 def _alter_topic(core: "Core", name: str, settings: Mapping[str, Any], now: "Now") -> None:
     topic = core.registry.topic(name)
     policy = topic_policy_for(settings, topic.policy)
-    if policy.partitions != topic.policy.partitions:
+    if policy.partitions < len(topic.partitions):
         raise Invalid(
-            f"the number of partitions of {name!r} cannot be changed in this release",
-            hint=f"it is {topic.policy.partitions}; create another topic to have {policy.partitions}",
+            f"topic {name!r} has {len(topic.partitions)} partitions, and the records in them: it cannot have"
+            f" only {policy.partitions}",
+            hint=f"leave it, or create another topic of {policy.partitions} and produce to that",
         )
     if policy.compacts and (reader := _reader(topic)) is not None:
         raise Invalid(
@@ -221,14 +222,24 @@ def _alter_topic(core: "Core", name: str, settings: Mapping[str, Any], now: "Now
             hint="delete that queue first",
         )
     if policy != topic.policy:
-        logs = tuple(partition.uuid for partition in topic.partitions)
-        item = Item("topic", name, topic.uuid, policy.as_map(), logs)
-        core.engine.append([part_for(Kind.ALTER, item)], wall=now.wall)
+        more = range(len(topic.partitions), policy.partitions)
+        logs = (*(partition.uuid for partition in topic.partitions), *(core.new_uuid() for _ in more))
+        items = [Item("topic", name, topic.uuid, policy.as_map(), logs)]
+        if more:  # queues over it read the new ones, too, from the first record on
+            queues = core.registry.catalogue.items("queue")
+            readers = [queues[reader] for reader in _readers(topic)]
+            items += [each._replace(logs=(*each.logs, *(core.new_uuid() for _ in more))) for each in readers]
+        core.engine.append([part_for(Kind.ALTER, each) for each in items], wall=now.wall)
 
 
 def _reader(topic: Topic) -> str | None:
     """The name of a queue over the topic."""
-    return min((each.name for partition in topic.partitions for each in partition.readers), default=None)
+    return next(iter(_readers(topic)), None)
+
+
+def _readers(topic: Topic) -> list[str]:
+    """The names of the queues over it."""
+    return sorted({each.name for each in topic.partitions[0].readers})
 
 
 def delete_topic(core: "Core", call: "Call", request: t.DeleteTopic) -> None:

@@ -36,8 +36,8 @@ class Names:
                 self._learn_item(item)
 
     def learn_part(self, part: Part) -> None:
-        """A part of the journal, if it makes something."""
-        if part.target == CATALOGUE and part.kind == Kind.CREATE:
+        """A part of the journal, if it makes something, or more of it: partitions."""
+        if part.target == CATALOGUE and part.kind in (Kind.CREATE, Kind.ALTER):
             self._learn_item(catalogue.decode_item(part.detail))
 
     def _learn_item(self, item: Item) -> None:

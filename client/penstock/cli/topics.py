@@ -20,7 +20,9 @@ from penstock.cli.records import TOPIC
 from penstock.values import PartitionDescription, TopicDescription
 
 SETTINGS = (
-    Setting("partitions", COUNT, "how many may be read side by side (1); fixed once created"),
+    Setting(
+        "partitions", COUNT, "how many may be read side by side (1); may be raised later: keys move then"
+    ),
     Setting("retention", or_none(DURATION), "records older than that may go (7d)"),
     Setting("retention_bytes", or_none(SIZE), "of the whole topic; above, the oldest may go (none)"),
     Setting("cleanup", NAME, "delete, compact (the last record of each key stays) or both (delete)"),

@@ -132,6 +132,32 @@ async def test_the_number_of_partitions_is_asked_for_once_until_the_broker_objec
     assert len(broker.wire.of(DescribeTopic)) == 2
 
 
+async def test_the_number_of_partitions_is_asked_for_again_once_a_minute_and_on_another_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = Broker(2)
+    topic = broker.topic()
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    asked = []
+    for seconds, connections in ((0, 1), (59, 1), (60, 1), (61, 1), (61, 2), (62, 2)):
+        monkeypatch.setattr(loop, "time", lambda seconds=seconds: now + seconds)
+        broker.wire.connections = connections
+        await topic.produce("v", key="k")
+        asked.append(len(broker.wire.of(DescribeTopic)))
+    assert asked == [1, 1, 2, 2, 3, 3]
+
+
+async def test_a_key_goes_where_it_belongs_once_there_are_more_partitions() -> None:
+    broker = Broker(1)
+    topic = broker.topic()
+    await topic.produce("v", key="a")
+    broker.logs.append([])
+    broker.wire.connections += 1
+    await topic.produce("v", key="b")
+    assert [to.partition for to, _, _ in broker.publisher.published] == [0, partition_of(b"b", 2)]
+
+
 async def test_a_tombstone_is_absent_and_not_empty() -> None:
     broker = Broker()
     topic = broker.topic(codecs.json)
