@@ -102,8 +102,10 @@ class Publishing:
         if self.unconfirmed and self.unconfirmed + size > settings.publish_pool_bytes:
             raise Busy("the node's pool of unconfirmed publishes is used up", retry_after=0.01)
 
-    def admit(self, target: Queue | Partition, batch: BatchView, now: Now) -> Admission:
-        """What belongs into the same entry. Raises what the batch is refused with."""
+    def admit(
+        self, target: Queue | Partition, batch: BatchView, now: Now, run: str | None = None
+    ) -> Admission:
+        """What belongs into the same entry. Raises what the batch is refused with. `run`: of a schedule."""
         if isinstance(target, Partition):
             if batch.column_table and traits.has_traits(batch):
                 raise Invalid(
@@ -125,7 +127,7 @@ class Publishing:
         if not batch.column_table and target.takes_plainly:
             target.check_room(batch.count, batch.length)
             return PLAIN
-        admission = admit(target, batch, now.wall)
+        admission = admit(target, batch, now.wall, run)
         messages = max(0, batch.count - len(admission.gone))
         if target.policy.overflow != "reject":
             return self._make_room(target, messages, batch.length, admission, now)

@@ -52,13 +52,13 @@ class Timetable:
         if not made:
             self._core.engine.append([schedule.fired_part(last, missed=missed)], wall=now.wall)
         self._busy.discard(schedule)
-        for following in [*made[1:], last][: min(len(made), PER_LOOK)]:
-            if not self._run(schedule, following, missed, now):
+        for run, following in zip(made[:PER_LOOK], [*made[1:], last], strict=False):
+            if not self._run(schedule, run, following, missed, now):
                 self._busy.add(schedule)
                 return
             missed = 0
 
-    def _run(self, schedule: Schedule, next_at: int, missed: int, now: Now) -> bool:
+    def _run(self, schedule: Schedule, run: int, next_at: int, missed: int, now: Now) -> bool:
         """Enqueue its message, unless it may not be: then that run is missed, too. False: it cannot be at the
         moment."""
         core = self._core
@@ -67,7 +67,7 @@ class Timetable:
             if schedule.rhythm.overlap == "skip" and self._is_open(schedule):
                 raise Conflict("the message of the run before is not done")
             batch = BatchView(schedule.batch, verify=False)
-            admission = core.publishing.admit(queue, batch, now)
+            admission = core.publishing.admit(queue, batch, now, f"{schedule.uuid.hex()}@{run}")
             parts = [
                 Part(queue.uuid, Kind.APPEND, queue.log.end, 1, admission.flags, admission.detail, 0),
                 *admission.settles,

@@ -176,7 +176,8 @@ class QueueOperations(ABC, Generic[T]):
         **settings: Unpack[ScheduleSettings],
     ) -> ScheduleDescription:
         """Let the broker enqueue this message again and again: `cron="0 9 * * 1-5", zone="Europe/Berlin"`, or
-        `every=60`. `options`: those of `enqueue`.
+        `every=60`. `options`: those of `enqueue`. Each run is a new message, whatever `dedup_id` or
+        `content_dedup` say.
 
         If a schedule of that name exists, it is compared (`Conflict`), with `if_exists="alter"` changed, with
         "keep" left alone. `Client` alters, lists and deletes them. Raises `NotFound`, `Invalid`.

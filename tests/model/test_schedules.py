@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from tests.model.bench import Bench, batch
+from tests.model.traits import batch_of, message
 
 from penstock_broker.session import Connection
 from penstock_protocol.errors import Conflict, Invalid, NotFound, TooLarge
@@ -58,6 +59,23 @@ def test_cron_line_runs_in_its_time_zone() -> None:
     first, second, third = listed(bench, me)["next"]
     assert second - first == third - second == DAY
     assert (first // 3_600_000) % 24 in (7, 8)
+
+
+@pytest.mark.parametrize("how", ["content", "dedup id"])
+def test_every_run_is_a_message_of_its_own_where_duplicates_are_dropped(how: str) -> None:
+    bench = Bench()
+    me = bench.connect()
+    bench.call(me, q.CreateQueue("jobs", {"content_dedup": how == "content"}, "check"))
+    body = batch(b"go") if how == "content" else batch_of(message(b"go", dedup="mine"))
+    bench.call(me, c.CreateSchedule("tick", "jobs", {"every": 10_000}, "check", body))
+    pass_time(bench, 10_000)
+    again = restarted(bench)
+    pass_time(again, 20_000)
+    assert depth(again) == 3
+    assert not again.queue("jobs").counters["DUPLICATE"]
+    again.call(again.connect(), q.Enqueue("jobs", body))
+    again.call(again.connect(), q.Enqueue("jobs", body))
+    assert depth(again) == 4
 
 
 def test_run_is_made_once_though_the_broker_is_killed_behind_it() -> None:

@@ -22,6 +22,13 @@ HERE = "[no restart]"
 MUTANTS = (
     # ---- Time
     Mutant(
+        "run of a schedule is a duplicate of the one before",
+        ADMISSION,
+        "    ids = [run] if ids is not None and run is not None else ids\n",
+        "",
+        RUNS + "every_run_is_a_message_of_its_own_where_duplicates_are_dropped[content]",
+    ),
+    Mutant(
         "delay lost in the snapshot",
         INDEXES,
         '        self.delays.restore(sections.get("delays", b""))\n',

@@ -25,15 +25,17 @@ FAIR_COMMON = ""
 """The tenant of messages without a message group."""
 
 
-def admit(queue: Queue, batch: BatchView, now: int) -> Admission:
+def admit(queue: Queue, batch: BatchView, now: int, run: str | None = None) -> Admission:
     """What the entry of a batch published at `now` (wall ms) has beside it. Raises `Invalid`, `Conflict` for
-    a single message whose job key is taken, `QueueFull` if ids or places are used up."""
+    a single message whose job key is taken, `QueueFull` if ids or places are used up. `run`: of a schedule,
+    whose message is a new one each time: where ids count, that is its own."""
     policy = queue.policy
     if not policy.marks_all and not traits.has_traits(batch):
         return PLAIN
     found, on_conflict = traits.read(batch, policy, now)
     ids = _with_digests(batch, found.dedup_ids) if policy.content_dedup else found.dedup_ids
     ids = ids if policy.dedup_window else None
+    ids = [run] if ids is not None and run is not None else ids
     if policy.fair:
         found = found._replace(groups=_tenants(batch.count, found))
     exceptions: dict[int, Exceptional] = {}
