@@ -6,7 +6,7 @@
            on, else backports.zstd, which is the same
 
 A batch is compressed whole when it is sent, and inflated whole when the first of its bodies is touched: 1 MiB
-takes about 1 ms with lz4 and 4 ms with zstd, back a tenth of that. Nothing that came is trusted: a batch
+takes about 1 ms with lz4 and 4 ms with zstd, back a quarter of that. Nothing that came is trusted: a batch
 says how large it was, which is bounded, and what its bytes say of themselves is compared before anything is
 allocated for it.
 """

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.client_wire import LOG, FakeClient, delivered, payload_of, turns
-from tests.fakes.topic_broker import document
 
 from penstock import codecs, table
 from penstock.errors import ClientClosed, Corrupt, Invalid, NotFound, OffsetOutOfRange, Timeout
 from penstock.table import Change, Row, Rows, Table
 from penstock.topic import Topic
 from penstock_protocol.batch import Kind
+from penstock_protocol.messages.schema import pack_document
+from penstock_protocol.messages.session import Document
 from penstock_protocol.messages.topics import Commit, DescribeTopic, Fetch, Fetched
 
 Entry = tuple[bytes | None, bytes | None, int]
@@ -44,7 +45,8 @@ class Broker(FakeClient):
             {"start": start, "end": len(log)} for start, log in zip(self.starts, self.logs, strict=True)
         ]
         settings = {"cleanup": self.cleanup}
-        return document({"uuid": self.uuid, "settings": settings, "partitions": partitions})
+        described = {"uuid": self.uuid, "settings": settings, "partitions": partitions}
+        return Document(memoryview(pack_document(described)))
 
     def _fetch(self, request: Fetch) -> Any:
         partition, offset = request.partition, request.offset
@@ -190,7 +192,8 @@ async def test_partitions_that_the_topic_gets_are_read_too() -> None:
         broker.logs.append([])
         broker.starts.append(0)
         broker.append((b"b", b"2"), partition=1)
-        assert await anext(watch) == (b"b", None, b"2")
+        async with asyncio.timeout(5):
+            assert await anext(watch) == (b"b", None, b"2")
         assert dict(table.items()) == {b"a": b"1", b"b": b"2"}
 
 
@@ -394,8 +397,11 @@ async def test_a_failure_before_it_is_ready_ends_the_waiting() -> None:
     broker.append((b"a", b"1"))
     broker.failures.append(NotFound("no topic"))
     async with broker.table() as table:
+        waiting = asyncio.ensure_future(table.ready())
+        await turns(20)
+        assert waiting.done()
         with pytest.raises(NotFound):
-            await table.ready()
+            await waiting
 
 
 async def test_a_partition_whose_next_offset_has_gone_is_read_anew() -> None:
