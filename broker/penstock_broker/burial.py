@@ -4,6 +4,7 @@ The bytes are read first, a piece at a time (loaded, if they are cold); until th
 with nobody. A dead letter without room waits in its own queue and is tried again when its time comes.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -81,6 +82,10 @@ class Burial:
             messages, size = queue.log.fit(first, min(waiting, room), room_bytes)
             if not messages or size > room_bytes:
                 return
+            if queue.policy.group_failure == "park" and queue.indexes.groups.over_parked(first, messages):
+                messages = self._parkable(queue, first, messages)
+                if not messages:
+                    continue
             queue.seize([(first, messages)])
             self.bury(queue, judging.dead_before(queue, first, messages), now)
             room, room_bytes = room - messages, room_bytes - size
@@ -138,6 +143,13 @@ class Burial:
             parts = notes.noted(queue.uuid, notes.within(dead.tries, first, messages))
             self._engine.append([*parts, returned], wall=now.wall, within=queue.within)
             return
+        parks = queue.policy.group_failure == "park" and dead.reason in PARKING
+        if parks and queue.indexes.groups.over_parked(first, messages):
+            most = self._parkable(queue, first, messages)
+            some, rest = dead._replace(first=first, messages=most), first + most
+            self._park(queue, rest, messages - most, dead, now)
+            self.bury(queue, [some] if most else [], now)
+            return
         bodies = [self._body(queue, cut, dead, now) for cut in cuts]
         parts = []
         if name not in self._registry.queues:
@@ -158,7 +170,6 @@ class Burial:
         for number, (cut, body) in enumerate(zip(cuts, bodies, strict=True)):
             parts.append(copy_part(uuid, offset, cut, body, number, policy, now))
             offset += cut.messages
-        parks = queue.policy.group_failure == "park" and dead.reason in PARKING
         parts.append(queue.settle_part([(first, messages)], Settled.DEAD_LETTERED, parks=parks))
         try:
             self._engine.append(parts, bodies, wall=now.wall, within=within)
@@ -167,6 +178,11 @@ class Burial:
             return
         queue.dead_reasons[dead.reason] += messages
         self._touch(self._registry.queues[name])
+
+    def _parkable(self, queue: Queue, first: int, messages: int) -> int:
+        """How many of these may die without more groups being parked than may be."""
+        over = queue.indexes.groups.over_parked
+        return bisect_left(range(1, messages + 1), 1, key=lambda most: over(first, most))
 
     def _body(self, queue: Queue, cut: Cut, dead: Dead, now: Now) -> Body:
         """The messages with their history."""

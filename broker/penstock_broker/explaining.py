@@ -76,9 +76,12 @@ def _delayed(queue: Queue, offset: int, now: Now, facts: Facts, reasons: list[st
 
 def _about_dead_letter(queue: Queue, offset: int) -> str:
     name = queue.policy.dead_letter
-    return (
-        "its bytes are damaged" if offset in queue.damaged else f"the dead-letter queue {name!r} has no room"
-    )
+    if offset in queue.damaged:
+        return "its bytes are damaged"
+    if queue.policy.group_failure == "park" and queue.indexes.groups.over_parked(offset, 1):
+        parked = len(queue.indexes.groups.parked)
+        return f"{parked:,} message groups are parked: penstock queue resume {queue.name} --message-group …"
+    return f"the dead-letter queue {name!r} has no room"
 
 
 def _group(queue: Queue, offset: int, state: State, facts: Facts, reasons: list[str]) -> None:

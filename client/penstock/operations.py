@@ -77,8 +77,8 @@ class QueueOperations(ABC, Generic[T]):
         await self.client.wire.request(AlterQueue(self.name, {"paused": True}), timeout=timeout)
 
     async def resume(self, message_group: str | None = None, *, timeout: float | None = None) -> bool:
-        """Deliver again. `message_group`: that one, which was parked (`group_failure="park"`); whether it
-        was."""
+        """Deliver again. `message_group`: that one, which was parked (`group_failure="park"`, up to 100,000
+        groups); whether it was."""
         if message_group is None:
             await self.client.wire.request(AlterQueue(self.name, {"paused": False}), timeout=timeout)
             return True

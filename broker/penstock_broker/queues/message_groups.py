@@ -26,6 +26,9 @@ from penstock_broker.queues.states import Event, State, States
 
 JOB_PREFIX = "\0"
 """Of the names of groups that are job keys: no message group can be called so."""
+PARKED_MAX = 100_000
+"""Groups of one queue that are parked. Beyond it a message that would park one more waits, as a dead letter
+without room does, until some are resumed."""
 BURST_MS = 1_000
 """A group that was idle may be that much ahead of its rate."""
 
@@ -180,6 +183,13 @@ class MessageGroups:
         if group is not None and not group.is_job:
             group.parked = True
             self.parked.add(group.name)
+
+    def over_parked(self, first: int, messages: int) -> int:
+        """How many groups too many would be parked if those messages died."""
+        of = self.of
+        groups = {of[offset] for offset in range(first, first + messages) if offset in of}
+        more = sum(1 for group in groups if not group.parked and not group.is_job)
+        return max(0, len(self.parked) + more - PARKED_MAX) if more else 0
 
     def resume(self, name: str) -> None:
         """The group goes on."""
