@@ -136,7 +136,7 @@ class Topic(Generic[T]):
 
     async def count(self, *, timeout: float | None = None) -> int:
         """How many partitions it has now; for this package."""
-        self._known = False
+        self._known = None
         await self._count(timeout)
         return self._partitions
 

@@ -61,6 +61,17 @@ async def test_queue_over_a_compressed_topic_settles_single_records(client: Clie
     assert (dead.raw, dead.history and dead.history.reason) == (BODIES[1], "max_attempts")
 
 
+async def test_filter_looks_at_keys_and_headers_of_compressed_batches(client: Client) -> None:
+    await client.create_topic("events")
+    topic = client.topic("events", compression="zstd")
+    items = [Outgoing(body, {"n": number % 4}, b"k%d" % (number % 3)) for number, body in enumerate(BODIES)]
+    await topic.produce_many(items)
+    found = await topic.fetch(0, 0, where={"key": "k1", "headers": {"n": 2}})
+    expected = [number for number in range(len(BODIES)) if (number % 3, number % 4) == (1, 2)]
+    assert [(record.offset, record.raw) for record in found] == [(n, BODIES[n]) for n in expected]
+    assert found.next_offset == len(BODIES)
+
+
 async def test_plain_and_compressed_producers_share_a_topic(client: Client) -> None:
     await client.create_topic("events")
     handles = [client.topic("events"), client.topic("events", compression="lz4")]
