@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penstock_broker.groups.assignors import ASSIGNORS, Assigned, Place
@@ -55,6 +55,11 @@ def unevenness(found: Assigned) -> int:
     return sum(len(mine) ** 2 for mine in found.values())
 
 
+@example(
+    subscriptions={"ann": {"x"}, "bob": {"x"}},
+    sizes={"x": 2},
+    current={"ann": [Place("x", 0), Place("x", 1)]},
+)
 @given(
     subscriptions=SUBSCRIPTIONS,
     sizes=SIZES.filter(lambda sizes: sum(sizes.values()) <= 6),

@@ -267,6 +267,8 @@ def test_who_leaves_is_shared_out_and_nothing_else_moves(members: int) -> None:
     group.leave(gone, 0)
     rest(group)
     after = owners(group)
+    assert len(after) == 200
+    assert set(after.values()) == set(group.members)
     assert all(after[place] == owner for place, owner in before.items() if owner != gone)
     counts = [sum(owner == member for owner in after.values()) for member in group.members]
     assert max(counts) - min(counts) <= 1

@@ -155,3 +155,19 @@ def commit_of_an_old_generation_was_accepted(s: Story) -> None:
     s.produce("a")
     s.op("generation", {"generation": 5}, by="new", group="g")
     s.commit(1, generation=4)
+
+
+@bad("fenced commit accepted")
+def commit_for_a_partition_that_somebody_else_was_given(s: Story) -> None:
+    s.produce("a")
+    s.op("generation", {"generation": 4}, by="old", group="g", log="t/0")
+    s.op("generation", {"generation": 5}, by="new", group="g", log="t/0")
+    s.commit(1, generation=4, by="old")
+
+
+@bad("passed over")
+def group_committed_what_no_member_read(s: Story) -> None:
+    s.produce("a", "b", "c")
+    s.poll((0, "a"))
+    s.poll((2, "c"), assignment=2)
+    s.commit(3)

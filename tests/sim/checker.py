@@ -87,6 +87,7 @@ GROUP_RULES: Rules = {
     "zero offset": log_rules.zero_offset,
     "over-end offset": log_rules.over_end_offset,
     "fenced commit accepted": log_rules.fenced_commit_accepted,
+    "passed over": log_rules.passed_over,
 }
 
 

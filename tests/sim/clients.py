@@ -26,6 +26,7 @@ from penstock_protocol.messages import topics as t
 from penstock_protocol.slices import REDELIVERED, REPLAYED, Range, Slice, decode_exceptions, decode_slices
 
 if TYPE_CHECKING:
+    from tests.sim.members import Member
     from tests.sim.world import World
 
 CLOCK_MS = 1
@@ -109,6 +110,8 @@ class Client:
         self.known: deque[Known] = deque(maxlen=KNOWN_MAX)
         """Messages that it enqueued, or got as records of a topic, where that may matter."""
         self.positions: dict[Place, int] = {}
+        self.member: Member | None = None
+        """Of the group whose partitions the broker shares out."""
         self._asks: dict[int, Ask] = {}
         self._correlation = 0
         self._values = 0

@@ -302,13 +302,15 @@ class Queue(Place):
 
 
 class Group(NamedTuple):
-    """Offsets of one consumer group on one partition."""
+    """Offsets of one consumer group on one partition. `joins`: who was told in which generation that it may
+    read it; `polls`: what the group's members read of it."""
 
     name: str
     log: Log
     commits: list[Op]
     reads: list[Op]
     joins: list[Op]
+    polls: list[Op]
 
 
 class World:
@@ -414,12 +416,9 @@ class World:
         for op in ops:
             of[op.asked["group"], op.asked.get("log", ""), op.f].append(op)
         for name, log in sorted({(name, log) for name, log, _ in of if log}):
-            commits, reads, joins = (
-                of[name, log, "commit"],
-                of[name, log, "committed"],
-                of[name, "", "generation"],
-            )
-            self.groups.append(Group(f"{name} on {log}", self.log(log), commits, reads, joins))
+            joins = of[name, "", "generation"] + of[name, log, "generation"]
+            commits, reads, polls = (of[name, log, f] for f in ("commit", "committed", "poll"))
+            self.groups.append(Group(f"{name} on {log}", self.log(log), commits, reads, joins, polls))
 
 
 def fell(times: list[float], start: float, end: float) -> bool:

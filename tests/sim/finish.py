@@ -5,9 +5,11 @@ Only then can be told whether anything is lost.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tests.sim.clients import Client, records_of
+from tests.sim.members import Member, Reading
 from tests.sim.places import Place
 from tests.sim.workload import stale_of
 
@@ -54,6 +56,7 @@ class Drain:
         self._until(lambda: self._client.connected)
         for place in world.places.alive("log"):
             self._read(place)
+        self._read_on_as_a_member()
         queues = [place for place in world.places.alive("queue") if not place.ends_by_itself]
         self._end_schedules()
         for place in queues:
@@ -161,6 +164,26 @@ class Drain:
             request = t.Offsets(group, place.name)
             self._operate("committed", place, request, self._committed(place.number), group=group)
         self._client.recorder.note("drained", log=place.label)
+
+    def _read_on_as_a_member(self) -> None:
+        """The last member of the group is given everything, and reads what the others left."""
+        if not self._world.places.alive("log"):
+            return
+        member = self._client.member = Member(self._client)
+        member.join()
+        self._until(lambda: bool(member.reading))
+        for place, reading in member.reading.items():
+            self._until_free(member.find_position, place, reading)
+            end = self._world.node.core.registry.topics[place.name].partitions[place.number].log.end
+            while reading.position != end:
+                self._until_free(member.fetch, place, reading)
+            member.commit_of(place)
+        self._wait(ROUND_MS)
+
+    def _until_free(self, ask: Callable[[Place, Reading], None], place: Place, reading: Reading) -> None:
+        reading.asking = self._client.link
+        ask(place, reading)
+        self._until(lambda: reading.asking is None)
 
     def _note_start(self, place: Place) -> int:
         """Tell where a partition begins: retention took what lies before."""

@@ -250,3 +250,22 @@ def commits_of_the_present_generation(s: Story) -> None:
     s.commit(1, generation=5, by="new")
     s.commit(1, generation=4, answer="refused")
     s.commit(1)
+
+
+@good
+def partition_is_handed_over_and_read_on(s: Story) -> None:
+    s.produce("a", "b", "c")
+    s.op("generation", {"generation": 4}, by="old", group="g", log="t/0")
+    s.op("generation", {"generation": 4}, by="old", group="g", log="t/1")
+    s.poll((0, "a"), assignment=4)
+    s.commit(1, generation=4, by="old")
+    s.op("generation", {"generation": 5}, by="new", group="g", log="t/0")
+    s.commit(1, generation=4, answer="refused", by="old")
+    s.poll((1, "b"), (2, "c"), assignment=5)
+    s.commit(3, generation=5, by="new")
+
+
+@good
+def group_of_explicit_partitions_may_commit_what_it_likes(s: Story) -> None:
+    s.produce("a", "b", "c")
+    s.commit(3)

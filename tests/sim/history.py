@@ -43,7 +43,8 @@ partition times 2^48, and the offset there.
     end          log                               end (the offset to be written next)
     commit       log, group, offset, generation    (0: explicit partitions)
     committed    log, group                        offset or null
-    generation   group                             generation (of which the process is a member now)
+    generation   group; may have log               generation (in which the process was told that it is a
+                                                   member, or may read that partition)
 
     note         says
     settings     queue and max_attempts, max_deliveries, dead_letter, lease, backoff (the longest delay

@@ -125,3 +125,14 @@ def fenced_commit_accepted(group: Group) -> Iterator[str]:
         generation = op.asked.get("generation", 0)
         if op.ok and 0 < generation < newest(op.start):
             yield f"generation {generation} after {newest(op.start):g}"
+
+
+def passed_over(group: Group) -> Iterator[str]:
+    """Members committed an offset, and none of them ever read a record before it."""
+    if not group.polls:
+        return
+    read = {offset for op in group.polls for offset, _ in op.answer.get("records", ())}
+    reached = max((op.asked["offset"] for op in group.commits if op.ok), default=0)
+    for value, offset in group.log.confirmed.items():
+        if group.log.start <= offset < reached and offset not in read:
+            yield f"{value} at {offset}; {reached} is committed"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.sim import feature_work
+from tests.sim import feature_work, members
 from tests.sim.clients import CLOCK_MS, Client, Held, records_of
 from tests.sim.features import TOPIC
 from tests.sim.history import LANE
@@ -439,6 +439,7 @@ ACTIONS: tuple[tuple[Callable[[Client], None], float], ...] = (
     (offset_at, 0.5),
     (commit, 2),
     (committed, 2),
+    (members.act, 6),
     (create, 3),
     (delete, 0.3),
     (alter, 0.3),
