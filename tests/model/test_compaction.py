@@ -10,11 +10,12 @@ from tests.fakes.clock import ManualClock
 from tests.fakes.memory_files import MemoryFiles
 from tests.model.bench import Bench
 
+from penstock.compression import compressor, inflated
 from penstock_broker.storage import compactor
 from penstock_broker.storage.compaction import Cleaned
 from penstock_broker.storage.segment import segment_name
 from penstock_broker.topics.partition import Partition
-from penstock_protocol.batch import BatchBuilder, BatchView, Kind
+from penstock_protocol.batch import ZSTD, BatchBuilder, BatchView, Kind
 from penstock_protocol.messages import topics as t
 from penstock_protocol.slices import decode_slices
 
@@ -43,7 +44,7 @@ class State(Bench):
         """The next life."""
         clock = ManualClock()
         clock.advance(self.clock.now().mono)
-        return State(files, clock, list(self.rows))
+        return type(self)(files, clock, list(self.rows))
 
     @property
     def partition(self) -> Partition:
@@ -58,15 +59,19 @@ class State(Bench):
             if value is None:
                 cells.append((Kind.ABSENT, 1))
             builder.add(value or b"", cells)
-        reply = self.until_taken(self.peer, t.Produce(TOPIC, 0, None, memoryview(builder.encode())))
+        reply = self.until_taken(self.peer, t.Produce(TOPIC, 0, None, memoryview(self.encoded(builder))))
         self.rows += [(reply.first + index, *record) for index, record in enumerate(records)]
+
+    def encoded(self, builder: BatchBuilder) -> bytes:
+        """A batch as its producer sends it."""
+        return builder.encode()
 
     def fill(self, seed: int, batches: int = 60) -> None:
         """Records of few keys, enough for several journal files."""
         random = Random(seed)
         for _ in range(batches):
             keys = [random.choice([None, *(b"key%d" % each for each in range(20))]) for _ in range(5)]
-            self.produce(*[(key, random.randbytes(200)) for key in keys])
+            self.produce(*[(key, random.randbytes(150) + bytes(50)) for key in keys])
 
     def wait(self, ms: int) -> None:
         """Time passes; then there is time for all that is due."""
@@ -99,22 +104,33 @@ class State(Bench):
         return [row for row in self.rows if row[1] is None or row[0] >= last.get(row[1], 0)]
 
 
+class Squeezed(State):
+    """The same, produced to in compressed batches."""
+
+    def encoded(self, builder: BatchBuilder) -> bytes:
+        data = builder.encode(0, 0, ZSTD, compressor(ZSTD))
+        assert BatchView(data).codec == ZSTD or not BatchView(data).bodies()
+        return data
+
+
 def rows_of(reply: Any) -> Iterator[tuple[int, bytes | None, bytes | None]]:
     for stamps, data in decode_slices(memoryview(reply.payload), reply.slices):
         view = BatchView(data)
         assert view.count == stamps.messages
         ends = [0, *view.ends()]
+        bodies = inflated(view, stamps) if view.codec else view.bodies()
         keys = view.cells(Kind.KEY) or [memoryview(b"")] * view.count
         absent = view.integers(Kind.ABSENT) or [0] * view.count
         for index, delta in enumerate(view.deltas):
             key = msgpack.unpackb(keys[index]) if keys[index] else None
-            body = None if absent[index] else bytes(view.bodies()[ends[index] : ends[index + 1]])
+            body = None if absent[index] else bytes(bodies[ends[index] : ends[index + 1]])
             yield stamps.first + delta, key, body
 
 
+@pytest.mark.parametrize("state", [State, Squeezed])
 @pytest.mark.parametrize("seed", range(4))
-def test_last_record_of_each_key_is_left_at_its_offset(seed: int) -> None:
-    node = State()
+def test_last_record_of_each_key_is_left_at_its_offset(seed: int, state: type[State]) -> None:
+    node = state()
     node.fill(seed)
     before = node.partition.log.size_bytes
     cleaned = node.compact()
@@ -167,8 +183,9 @@ def test_what_was_compacted_stays_so_after_a_restart(end: str, checkpoint: bool)
 
 
 @pytest.mark.covers("compaction", "kill -9", "power cut", "torn write")
-def test_broker_that_dies_at_any_time_of_a_pass_has_lost_no_last_record() -> None:
-    node = State()
+@pytest.mark.parametrize("state", [State, Squeezed])
+def test_broker_that_dies_at_any_time_of_a_pass_has_lost_no_last_record(state: type[State]) -> None:
+    node = state()
     node.fill(10)
     node.fill(1, batches=1)
     before, lives = set(node.rows), 0
