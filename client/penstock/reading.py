@@ -222,11 +222,12 @@ class Reader(Generic[T]):
 
     async def _fetch(self) -> Records[T] | None:
         """None when the broker could not be reached in time: the task asks again."""
+        left = FETCH_RECORDS if self.until is None else self.until - self._position
         try:
             return await self.topic.fetch_once(
                 self.place.partition,
                 self._position,
-                FETCH_RECORDS,
+                min(left, FETCH_RECORDS),
                 FETCH_BYTES,
                 WAIT_MS if self.heard else 0,
                 None,

@@ -136,6 +136,7 @@ class Worker(Generic[T]):
         self._left = 0
         """Records in hand."""
         self._all_done = asyncio.Event()
+        self._ended = False
 
     # Feeding
 
@@ -151,7 +152,7 @@ class Worker(Generic[T]):
             reader.full = len(lane.watermark) > IN_HAND_MAX - FEED_RECORDS
         if self._consumer.is_stopping:
             self._withdraw_all()
-        while self._left:
+        while self._left and not self._ended:
             self._all_done.clear()
             await self._all_done.wait()
         self.end()
@@ -175,6 +176,8 @@ class Worker(Generic[T]):
 
     def end(self) -> None:
         """Begin nothing more."""
+        self._ended = True
+        self._all_done.set()
         self._consumer.stop()
         self._withdraw_all()
         for _ in range(self._concurrency):

@@ -53,6 +53,10 @@ class Broker(FakeClient):
         self.gone: set[int] = set()
         """Offsets compacted away."""
         self.committed: dict[int, tuple[int, str]] = {}
+        self.keyed = False
+        """Whether a record's key is what stands before the colon of its value."""
+        self.times: dict[int, int] = {}
+        """Offset → when it was appended, if not at the usual time."""
         self.wire.answers = {
             DescribeTopic: lambda _: document({"partitions": [{}] * len(self.logs)}),
             Offsets: lambda _: document([[p, *stored, APPENDED] for p, stored in self.committed.items()]),
@@ -74,14 +78,21 @@ class Broker(FakeClient):
         log, start = self.logs[request.partition], self.starts[request.partition]
         if not start <= request.offset <= len(log):
             return OffsetOutOfRange("gone", detail={"start": start, "end": len(log)})
-        bodies = log[request.offset :][: min(request.records, 10)]
+        alone = request.offset in self.times
+        bodies = log[request.offset :][: 1 if alone else min(request.records, 10)]
         if not bodies:
             return None
         kept = [index for index in range(len(bodies)) if request.offset + index not in self.gone]
         parts = []
         if kept:
             stamps = {"first": request.offset, "partition": request.partition, "token": 0}
-            parts.append(delivered(*bodies, kept=kept, **stamps))
+            stamps["time"] = self.times.get(request.offset, APPENDED)
+            cells = (
+                [[(Kind.KEY, pack_document(body.partition(b":")[0]))] for body in bodies]
+                if self.keyed
+                else ()
+            )
+            parts.append(delivered(*bodies, kept=kept, cells=cells, **stamps))
         slices, payload = payload_of(*parts)
         return Fetched(slices, start, len(log), request.offset + len(bodies), payload)
 
@@ -97,8 +108,8 @@ class Broker(FakeClient):
         client: Any = self
         return Topic(client, "lines", codec, **options)
 
-    def consumer(self, *partitions: int, **options: Any) -> TopicConsumer[Any]:
-        return self.topic().consumer("readers", partitions=partitions or (0,), **options)
+    def consumer(self, *partitions: int, group: str | None = "readers", **options: Any) -> TopicConsumer[Any]:
+        return self.topic().consumer(group, partitions=partitions or (0,), **options)
 
 
 def document(value: Any) -> Document:
