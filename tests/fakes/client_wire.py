@@ -66,7 +66,7 @@ class FakeWire:
         on_resend: Callable[[], None] | None = None,
     ) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        asked = Asked(message, future.set_result)
+        asked = Asked(message, lambda reply: None if future.cancelled() else future.set_result(reply))
         asked.is_request = True
         asked.timeout, asked.on_late, asked.on_resend = timeout, on_late, on_resend
         self._ask(asked)
