@@ -54,6 +54,19 @@ class Burial:
         """The queue is there: it was not deleted."""
         return self._registry.get(queue.uuid) is queue
 
+    def make(self, name: str, now: Now) -> None:
+        """Somebody asks for a queue that is not there: one that dead letters go to is made now."""
+        for queue in self._registry.queues.values():
+            if queue.policy.dead_letter == name:
+                item, _ = self._made_for(queue, name)
+                self._engine.append([part_for(Kind.CREATE, item)], wall=now.wall)
+                return
+
+    def _made_for(self, queue: Queue, name: str) -> tuple[Item, Policy]:
+        """The dead-letter queue of a queue, in its mode."""
+        policy = policy_for(name, {**DEAD_LETTER_SETTINGS, "durability": queue.policy.durability})
+        return Item("queue", name, self._new_uuid(), policy.as_map(), ()), policy
+
     def bury(self, queue: Queue, dead: Sequence[Dead], now: Now, then: Then | None = None) -> None:
         """Move each to the dead-letter queue; `then` when the last one is applied."""
         pieces: deque[Dead] = deque(dead)
@@ -153,11 +166,9 @@ class Burial:
         bodies = [self._body(queue, cut, dead, now) for cut in cuts]
         parts = []
         if name not in self._registry.queues:
-            uuid, within = self._new_uuid(), FSYNC
-            settings = {**DEAD_LETTER_SETTINGS, "durability": queue.policy.durability}
-            policy = policy_for(name, settings)
-            parts.append(part_for(Kind.CREATE, Item("queue", name, uuid, policy.as_map(), ())))
-            offset = 0
+            item, policy = self._made_for(queue, name)
+            parts.append(part_for(Kind.CREATE, item))
+            uuid, within, offset = item.uuid, FSYNC, 0
         else:
             try:
                 target = self._registry.queue(name)

@@ -291,6 +291,13 @@ class Core:
 
     # ---- What handlers use
 
+    def queue(self, name: str, *, whole: bool = True) -> Queue:
+        """The queue of that name; one for dead letters is made when it is first asked for. Raises `NotFound`,
+        or `Corrupt` unless a damaged one will do."""
+        if name not in self.registry.queues:
+            self.burial.make(name, self._now)
+        return self.registry.queue(name, whole=whole)
+
     def end(self, session: Session, now: Now) -> None:
         """A session is over, with what belongs to it."""
         self.presence.end(session, now)

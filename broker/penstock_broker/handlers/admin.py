@@ -100,7 +100,7 @@ def _creation(core: "Core", name: str, policy: Policy) -> list[Part]:
 
 def alter_queue(core: "Core", call: "Call", request: q.AlterQueue) -> None:
     """Change settings of a queue; they count from now on."""
-    core.registry.queue(request.name)
+    core.queue(request.name)
     _alter_queue(core, request.name, request.settings, call.now)
     _answer_queue(core, call, request.name)
 
@@ -146,7 +146,7 @@ def list_queues(core: "Core", call: "Call", request: q.ListQueues) -> None:
 
 def describe_queue(core: "Core", call: "Call", request: q.DescribeQueue) -> None:
     """Settings, uuid and counts of a queue, whole or corrupt."""
-    core.registry.queue(request.name, whole=False)
+    core.queue(request.name, whole=False)
     _answer_queue(core, call, request.name)
 
 

@@ -47,7 +47,7 @@ def checkpoint(core: "Core", call: "Call", request: q.Checkpoint) -> None:
     item, data = _one(request.payload)
     if len(data) > limits.CHECKPOINT_BYTES_MAX:
         raise TooLarge(f"checkpoint of {len(data):,} bytes; the limit is {limits.CHECKPOINT_BYTES_MAX:,}")
-    queue = _lane(core.registry.queue(request.queue), item)
+    queue = _lane(core.queue(request.queue), item)
     before = len(queue.indexes.notes.checkpoints.get(item.first, b""))
     if queue.indexes.notes.size - before + len(data) > NOTES_BYTES_MAX:
         raise QueueFull(
@@ -70,7 +70,7 @@ def _answer(core: "Core", call: "Call", messages: int, item: Range) -> None:
 def reply(core: "Core", call: "Call", request: q.Reply) -> None:
     """Ack a message and enqueue the answer to it, in one entry."""
     item, data = _one(request.payload)
-    queue, target = _lane(core.registry.queue(request.queue), item), core.registry.queue(request.to)
+    queue, target = _lane(core.queue(request.queue), item), core.queue(request.to)
     if target.borrowed:
         raise Invalid(f"queue {target.name!r} is over a topic: produce there", hint="answer to another queue")
     batch = BatchView(data)
@@ -101,7 +101,7 @@ def reply(core: "Core", call: "Call", request: q.Reply) -> None:
 
 def resume(core: "Core", call: "Call", request: q.Resume) -> None:
     """Let a parked message group go on."""
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     parked = request.message_group in queue.indexes.groups.parked
     if parked:
         part = Part(queue.uuid, Kind.RESUMED, detail=request.message_group.encode())
@@ -130,7 +130,7 @@ def _may_be_archived(queue: Queue, log: bytes) -> bool:
 
 def reschedule(core: "Core", call: "Call", request: q.Reschedule) -> None:
     """Give a message that nobody has another time, or take it back."""
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     if request.at is not None:
         check_between("at", request.at, 0, call.now.wall + limits.DELAY_MS_MAX)
     queue, offset = _locate(queue, request.log, request.offset)
@@ -151,7 +151,7 @@ def reschedule(core: "Core", call: "Call", request: q.Reschedule) -> None:
 
 def explain(core: "Core", call: "Call", request: q.Explain) -> None:
     """Why a message is where it is."""
-    queue, offset = _locate(core.registry.queue(request.queue), request.log, request.offset)
+    queue, offset = _locate(core.queue(request.queue), request.log, request.offset)
     if offset is None:
         raise NotFound(
             f"queue {queue.name!r} never held a message with that id, or knows nothing of it any more",

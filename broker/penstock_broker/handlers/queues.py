@@ -32,7 +32,7 @@ def check_between(name: str, value: int, low: int, high: int) -> None:
 
 def enqueue(core: "Core", call: "Call", request: q.Enqueue) -> None:
     """Append a batch, answered when it is durable."""
-    core.publish(call, core.registry.queue(request.queue), 0, request.payload)
+    core.publish(call, core.queue(request.queue), 0, request.payload)
 
 
 def receive(core: "Core", call: "Call", request: q.Receive) -> None:
@@ -40,7 +40,7 @@ def receive(core: "Core", call: "Call", request: q.Receive) -> None:
     check_between("messages", request.messages, 1, limits.RECEIVE_MESSAGES_MAX)
     check_between("wait", request.wait, 0, limits.WAIT_MS_MAX)
     _check_visibility(request.visibility)
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     if queue.policy.single_active:
         raise Invalid(
             f"queue {queue.name!r} has a single active consumer: it takes no receive",
@@ -88,7 +88,7 @@ def _answer_settled(core: "Core", call: "Call", messages: int, stale: list[Range
 
 def ack(core: "Core", call: "Call", request: q.Ack) -> None:
     """Settle as done."""
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     messages = 0
     gone: list[Range] = []
     parts = []
@@ -106,7 +106,7 @@ def ack(core: "Core", call: "Call", request: q.Ack) -> None:
 
 def nack(core: "Core", call: "Call", request: q.Nack) -> None:
     """Return after a delay, release, or dead-letter."""
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     ranges = _ranges(request.payload)
     check_between("outcome", request.outcome, 0, max(q.Outcome))
     if request.delay is not None:
@@ -170,7 +170,7 @@ def _return(
 def extend(core: "Core", call: "Call", request: q.Extend) -> None:
     """Let leases end later, counted from now."""
     check_between("extend", request.extend, 0, limits.VISIBILITY_MS_MAX)
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     deadline = call.now.mono + request.extend
     extended = 0
     stale = []
@@ -192,7 +192,7 @@ def consume(core: "Core", call: "Call", request: q.Consume) -> None:
     check_between("priority", request.priority, 0, limits.PRIORITY_MAX)
     if len(request.payload) % TOKEN_BYTES:
         raise Invalid("held tokens are 8 bytes each")
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     session = call.connection.session
     assert session is not None, "the link lets nothing pass before HELLO"
     if request.subscription in session.subscriptions:
@@ -245,7 +245,7 @@ def stop(core: "Core", call: "Call", request: q.Stop) -> None:
 
 def purge(core: "Core", call: "Call", request: q.Purge) -> None:
     """Settle all that is not in flight."""
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     parts, purged = [], 0
     for lane in queue.lanes:
         runs = looking.unsettled_ranges(lane)
@@ -263,7 +263,7 @@ def peek(core: "Core", call: "Call", request: q.Peek) -> None:
     check_between("limit", request.limit, 1, limits.RECEIVE_MESSAGES_MAX)
     if request.state not in looking.NAMED:
         raise Invalid(f"state={request.state!r} is not allowed", hint=f"allowed: {', '.join(looking.NAMED)}")
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     state = looking.NAMED[request.state]
     queue = next((lane for lane in queue.lanes if lane.count(state)), queue)
     runs = _peeked(queue, state, request.limit)

@@ -26,7 +26,7 @@ def create_schedule(core: "Core", call: "Call", request: c.CreateSchedule) -> No
     """Create a schedule, or find it with the settings that were passed."""
     check_if_exists(request.if_exists)
     check_name(request.name)
-    queue = core.registry.queue(request.queue)
+    queue = core.queue(request.queue)
     batch = BatchView(request.payload)
     batch.check(core.settings.message_bytes_max)
     if batch.count != 1 or batch.producer_id or batch.codec:

@@ -55,7 +55,7 @@ def transfer(core: "Core", call: "Call", request: q.Transfer) -> None:
     check_between("limit", request.limit, 1, limits.RECEIVE_MESSAGES_MAX)
     if request.state not in SOURCES:
         raise Invalid(f"state={request.state!r} is not allowed", hint=f"allowed: {', '.join(SOURCES)}")
-    source = core.registry.queue(request.queue)
+    source = core.queue(request.queue)
     copies = request.state == "settled"
     if copies and source.policy.keep_settled is None and not source.borrowed:
         raise Invalid(
@@ -63,7 +63,7 @@ def transfer(core: "Core", call: "Call", request: q.Transfer) -> None:
             hint=f"from now on it would by `penstock queue alter {source.name} --keep-settled 1d`",
         )
     if request.to is not None:
-        core.registry.queue(request.to)
+        core.queue(request.to)
         if request.to == request.queue and not copies:
             raise Invalid("messages cannot be moved to the queue they are in", hint="name another queue")
     elif copies:
@@ -73,7 +73,7 @@ def transfer(core: "Core", call: "Call", request: q.Transfer) -> None:
 
     def found(step: Step) -> None:
         try:
-            if source not in core.registry.queue(request.queue).lanes:
+            if source not in core.queue(request.queue).lanes:
                 raise NotFound(f"queue {request.queue!r} was deleted meanwhile")
             _transfer(core, call, request, source, step)
         except Error as error:
@@ -164,7 +164,7 @@ def _append(
     offsets = [each.first + i for some in stretches.values() for each in some for i in range(each.messages)]
     due = {} if copies else source.indexes.dues(offsets)
     for name, some in stretches.items():
-        target = core.registry.queue(name)
+        target = core.queue(name)
         if target.borrowed:
             raise Invalid(
                 f"queue {name!r} has the records of a topic and takes no others",
@@ -203,7 +203,7 @@ def _append(
 def find(core: "Core", call: "Call", request: q.Find) -> None:
     """Look for messages in any state."""
     check_between("limit", request.limit, 1, limits.FIND_MESSAGES_MAX)
-    queue, cursor = place(core.registry.queue(request.queue), request.cursor)
+    queue, cursor = place(core.queue(request.queue), request.cursor)
 
     def found(step: Step) -> None:
         heads = [_slice(queue, match) for match in step.found]
