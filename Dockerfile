@@ -3,7 +3,7 @@ WORKDIR /source
 COPY . .
 RUN python -m venv /opt/penstock \
  && pip wheel --no-cache-dir --no-deps --wheel-dir /wheel . \
- && /opt/penstock/bin/pip install --no-cache-dir "$(ls /wheel/penstock-*.whl)[server]"
+ && /opt/penstock/bin/pip install --no-cache-dir "$(ls /wheel/penstock-*.whl)[server,compression]"
 
 FROM python:3.11-slim
 COPY --from=build /opt/penstock /opt/penstock

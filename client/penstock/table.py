@@ -4,7 +4,7 @@
                                               └──▶ watches: per key one change that nobody has seen yet
 
 It is what Kafka Streams calls a global table and goka a view: no group, no offsets, all partitions from their
-start; every process has all of it. Per key it holds the key, the value as bytes, and some 350 bytes.
+start; every process has all of it. Per key it holds the key, the value as bytes, and some 250 bytes.
 
 Invariants: of one partition the later offset wins, of two (a key moves when a topic gets more partitions) the
 later append; what ended the reading is raised by every call, so that nobody looks at a table that stands
@@ -347,24 +347,28 @@ class Table(Generic[T]):
                 await self._look_if_it_answers()
 
     async def _take(self, partition: int, records: Records[T], unseen: set[bytes]) -> None:
-        taken = 0
+        taken, is_watched = 0, bool(self._watches)
         for run in records.runs:
             for index in range(run.stamps.messages):
                 taken += 1
                 if not taken % TURN_RECORDS:
                     await asyncio.sleep(0)
+                    is_watched = bool(self._watches)
                 key = run.cell(Kind.KEY, index)
                 if key is None:  # nothing that a table could hold
                     continue
                 value = None if run.integer(Kind.ABSENT, index) else run.raw(index)
                 unseen.discard(key)
-                self._put(key, value, partition, run.stamps.time)
+                self._put(key, value, partition, run.stamps.time, is_watched=is_watched)
 
-    def _put(self, key: bytes, value: bytes | None, partition: int, time: int) -> None:
-        old = self.raw(key) if self._watches else None
+    def _put(
+        self, key: bytes, value: bytes | None, partition: int, time: int, *, is_watched: bool = True
+    ) -> None:
+        old = self.raw(key) if is_watched else None
         self._rows.put(key, value, partition, time, loading=bool(self._behind))
-        for watch in self._watches:
-            watch.note(key, old)
+        if is_watched:  # a look into a weak set costs as much as all the rest
+            for watch in self._watches:
+                watch.note(key, old)
 
     def _caught_up(self, partition: int, unseen: set[bytes]) -> None:
         for key in unseen:
