@@ -98,7 +98,7 @@ class Registry:
         self.node.clean = False
         for queue in self.lanes():
             if self._as_of.get(queue.uuid, 0) <= position:
-                queue.suspect_below = queue.log.end
+                queue.distrust()
 
     def _follows_on(self, machine: Machine, part: Part, at: At) -> bool:
         """The part can be applied. The catalogue is made to fit: what must have been deleted is deleted now,

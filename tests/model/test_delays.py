@@ -11,6 +11,7 @@ from tests.model.traits import DAY_MS, LIVES, MINUTE_MS, RESTARTS, Seen, World, 
 from penstock_protocol.errors import Invalid
 from penstock_protocol.limits import DELAY_MS_MAX
 from penstock_protocol.messages import queues as q
+from penstock_protocol.slices import REDELIVERED
 
 YEARS_10 = DELAY_MS_MAX
 lives = pytest.mark.parametrize("life", LIVES)
@@ -292,6 +293,34 @@ def test_a_million_ranges_that_are_overdue_take_a_row_each_and_no_more() -> None
     assert len(order.late) == 1_000
     world.ack(*held)
     assert not order.late
+
+
+@restarts
+def test_delayed_message_was_not_delivered_before_if_the_stop_was_clean(life: str) -> None:
+    world = World()
+    world.publish(message(b"plain"), message(b"later", delay=5_000), *texts("due", "due too", delay=100))
+    world.pass_(100)
+    world.ack(*world.receive(1))
+    world.receive(1)  # "due" is in flight
+    RESTARTS[life](world)
+    world.pass_(5_000)
+    found = {each.body: bool(each.stamps.flags & REDELIVERED) for each in world.receive()}
+    unclean = life != "clean stop"
+    assert found == {b"due": True, b"due too": unclean, b"later": unclean}
+    RESTARTS["clean stop"](world)
+    assert all(each.stamps.flags & REDELIVERED for each in world.receive())
+
+
+@restarts
+def test_doubt_about_a_delayed_message_outlives_a_clean_stop(life: str) -> None:
+    world = World()
+    world.enqueue(message(b"later", delay=5_000))
+    RESTARTS["power cut, replayed from the journal"](world)
+    RESTARTS["clean stop"](world)
+    RESTARTS[life](world)
+    world.pass_(5_000)
+    (found,) = world.receive()
+    assert found.stamps.flags & REDELIVERED
 
 
 @restarts

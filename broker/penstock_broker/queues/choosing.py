@@ -52,8 +52,9 @@ def _next_special(queue: "Queue", special: Special, limit: int) -> Run:
         )
     ):
         length += 1
-    again = history.deliveries or first < queue.suspect_below
+    suspect_below = queue.indexes.suspect_below if special.messages else queue.suspect_below
+    again = history.deliveries or first < suspect_below
     flags = (REDELIVERED if again else 0) | (REPLAYED if first in replayed else 0)
-    if first < queue.suspect_below:
-        length = min(length, queue.suspect_below - first)
+    if first < suspect_below:
+        length = min(length, suspect_below - first)
     return first, length, history.failures + 1, history.deliveries + 1, flags

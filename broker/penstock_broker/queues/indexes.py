@@ -32,7 +32,7 @@ class Indexes:
 
     __slots__ = (
         *("_overdue", "_until", "decided_at", "dedup", "delays", "expiries", "groups"),
-        *("notes", "replayed", "states", "used"),
+        *("notes", "replayed", "states", "suspect_below", "used"),
     )
 
     def __init__(self, states: States) -> None:
@@ -51,6 +51,9 @@ class Indexes:
         self.decided_at = 0
         """Journal position of the last change, but for appends, that may have let a message go which is not a
         plain one."""
+        self.suspect_below = 0
+        """Offsets below may have been delivered, of plain messages that were delayed. A clean stop leaves no
+        doubt about them: what was handed out is not in `woken` any more."""
         self.replayed: set[int] = set()
         """Copies of messages that were settled before."""
 
@@ -281,6 +284,7 @@ class Indexes:
             "dedup": self.dedup.snapshot() if len(self.dedup) else b"",
             "notes": self.notes.snapshot() if self.notes else b"",
             "replayed": list(self.replayed),
+            "suspect": self.suspect_below,
         }
         kept = {name: value for name, value in sections.items() if value}
         return msgpack.packb(kept) if kept else b""
@@ -309,6 +313,7 @@ class Indexes:
         if "notes" in sections:
             self.notes.restore(sections["notes"])
             self.recall([*self.notes.checkpoints, *self.notes.attempts])
+        self.suspect_below = sections.get("suspect", 0)
         self.replayed = set(sections.get("replayed", ()))
         self.recall(self.replayed)
 

@@ -147,10 +147,14 @@ class Queue:
         else:
             assert kind == Kind.BOOT, f"a queue knows no part of kind {kind}"
             if not part.flags:
-                self.suspect_below = self.log.end
+                self.distrust()
         self.changed_at = at.position
         if kind in DECIDING and (kind != Kind.SETTLE or self.indexes.groups.of):
             self.indexes.decided_at = at.position
+
+    def distrust(self) -> None:
+        """Any message may have been delivered before."""
+        self.suspect_below = self.indexes.suspect_below = self.log.end
 
     def fits(self, part: Part) -> bool:
         """The part follows on from what is known here; it does, unless something before it was lost."""
