@@ -22,7 +22,7 @@ class Plan:
     group: str | None
     topics: tuple[str, ...]
     partitions: tuple[TopicPartition, ...] | None
-    start: Start
+    start: Start | int
     auto_commit: bool
     until: Until | Mapping[TopicPartition, int] | None
     rate: Rate | None

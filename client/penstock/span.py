@@ -21,18 +21,19 @@ instant."""
 class Span:
     """What one consumer reads of a partition. Raises `Invalid` for what can never be."""
 
-    def __init__(self, start: Start, until: "Until | Mapping[TopicPartition, int] | None") -> None:
-        self._start: Start = start
+    def __init__(self, start: Start | int, until: "Until | Mapping[TopicPartition, int] | None") -> None:
+        self._start = start
         self._until = until
         self._begun: datetime | None = None
         if isinstance(start, datetime):
             ms_at(start)
+        elif isinstance(start, int):
+            if start < 0:
+                raise Invalid(f"start={start} is no offset", hint="the first offset is 0")
         elif start not in ("earliest", "latest"):
             raise Invalid(f"{start!r} is no place in a partition", hint="earliest, latest or a datetime")
         if until is None:
             return
-        if start == "latest":
-            raise Invalid('start="latest" with an end reads nothing', hint="leave one of them out")
         if isinstance(until, datetime):
             ms_at(until)
             if isinstance(start, datetime) and until <= start:
@@ -53,6 +54,8 @@ class Span:
 
     async def start(self, topic: "Topic[Any]", partition: int) -> int:
         """Where to begin without a committed offset."""
+        if isinstance(self._start, int):
+            return self._start
         return await topic.offset(partition, self._start)
 
     async def until(self, topic: "Topic[Any]", partition: int, *, at_begin: bool) -> int | None:

@@ -26,7 +26,7 @@ OnNumbers: TypeAlias = Callable[[Sequence[int]], Awaitable[object] | object]
 class ConsumerOptions(TypedDict, total=False):
     """Options of every consumer (defaults in brackets)."""
 
-    start: Start  # where a partition without a committed offset begins ["earliest"]
+    start: Start | int  # where a partition without a committed offset begins; int: that offset ["earliest"]
     auto_commit: bool  # commit finished records every 5 s or 1,000, on clean exit, before a hand-over [False]
     rate: Rate | None  # records per second, or "recorded": with the pauses of their appends [None: no limit]
     where: Where | None  # only records that fit; the broker passes over the others [None: all]
@@ -119,7 +119,7 @@ class TopicsConsumer(RecordConsumer[T, TopicPartition]):
 
 
 class _Common(TypedDict):
-    start: Start
+    start: Start | int
     auto_commit: bool
     rate: Rate | None
     where: dict[str, Any] | None

@@ -137,10 +137,8 @@ def warn(text: str) -> None:
 def told(error: Error) -> str:
     """An error of the library in one line that says what to type."""
     hint = next((hint for kind, hint in HINTS.items() if isinstance(error, kind)), error.hint)
-    if isinstance(error, Conflict) and "offset" in error.detail:
-        hint = TAKEN
-    if isinstance(error, Conflict) and "expected" in error.detail:
-        hint = error.hint
+    if isinstance(error, Conflict) and error.hint != Conflict.advice:
+        hint = TAKEN if "offset" in error.detail else error.hint
     return f"{error.message} ({hint})"
 
 

@@ -1,32 +1,31 @@
 """`produce` and `fetch`: values in, values out."""
 
-import asyncio
 import os
+import re
 from argparse import ArgumentTypeError
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from math import inf
 from typing import Any
 
 from penstock.cli import publish
-from penstock.cli.arguments import Place, at_most, count, place, unescaped, utf8
+from penstock.cli.arguments import at_most, count, instant, number, place, unescaped, utf8
 from penstock.cli.command import Call, Command, Usage, argument
 from penstock.cli.output import bytes_as, formatter, json_line
 from penstock.compression import CODECS
 from penstock.errors import Invalid
 from penstock.outgoing import Outgoing
+from penstock.pacing import Rate
 from penstock.record import Record
+from penstock.span import Until
 from penstock.topic import Topic
-from penstock.values import PartitionDescription, RecordMetadata
-from penstock.views import Records
+from penstock.topic_consumer import TopicConsumer, TopicConsumerOptions
+from penstock.values import RecordMetadata
 from penstock.where import Where
 from penstock_protocol.where import HEADER, KEY
 
 AT_ONCE = 5_000
 """Records to fetch at most before they are written."""
-WAIT_SECONDS = 20.0
-"""For one fetch of `--follow`; then it asks again."""
 
 Render = Callable[[Record[bytes]], bytes]
 
@@ -119,101 +118,86 @@ def _outgoing(call: Call) -> Callable[[bytes], Any]:
 # Fetch
 
 
-@dataclass(slots=True)
-class Cursor:
-    """Where reading stands in one partition. `end`: where it stops."""
-
-    partition: int
-    offset: int
-    end: float
-
-
 class Fetching:
-    """One `fetch`: its cursors share stdout and the number of records still wanted."""
+    """One `fetch`."""
 
     def __init__(self, call: Call) -> None:
         options = call.options
         self._call = call
         self._topic: Topic[bytes] = call.client.topic(options.topic)
-        self._group = call.client.group(options.group) if options.group else None
         self._render: Render = (lambda each: json_line(as_json(each))) if call.out.json else options.format
-        self._where = _where(options.where)
         self._left: float = inf if options.number is None else options.number
-        self._writing = asyncio.Lock()
+        self._chosen = TopicConsumerOptions(
+            start=options.start, where=_where(options.where), rate=options.rate, until=self._until()
+        )
 
     async def run(self) -> None:
-        """Read to the ends seen now, partition by partition; or `--follow` all of them at once."""
-        cursors = await self._cursors()
-        if not self._call.options.follow:
-            for cursor in cursors:
-                await self._read(cursor)
+        """Read to the ends seen now, partition by partition; with `--follow`, `--rate` or `--group` all of
+        them at once."""
+        options = self._call.options
+        if options.group is not None and options.partition is None:
+            if isinstance(options.start, int):
+                raise Usage("an offset counts in one partition: add --partition, or see penstock group reset")
+            await self._read(self._topic.consumer(options.group, **self._chosen))
             return
-        readers = [asyncio.create_task(self._read(cursor)) for cursor in cursors]
-        try:
-            done, _ = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
-            for reader in done:
-                reader.result()
-        finally:
-            for reader in readers:
-                reader.cancel()
-            await asyncio.wait(readers)
+        partitions = await self._partitions()
+        at_once = options.follow or options.rate is not None or options.group is not None
+        for some in [partitions] if at_once else [[partition] for partition in partitions]:
+            chosen: TopicConsumerOptions = {**self._chosen, "partitions": some}
+            await self._read(self._topic.consumer(options.group, **chosen))
 
-    async def _read(self, cursor: Cursor) -> None:
-        while self._left > 0 and cursor.offset < cursor.end:
-            records = await self._topic.fetch(
-                cursor.partition,
-                cursor.offset,
-                max_records=int(min(AT_ONCE, self._left, cursor.end - cursor.offset)),
-                wait=WAIT_SECONDS if cursor.end == inf else 0.0,
-                where=self._where,
-            )
-            async with self._writing:
-                await self._write(cursor, records)
+    async def _read(self, reading: TopicConsumer[bytes]) -> None:
+        async with reading as consumer:
+            while self._left > 0 and (records := await consumer.take(int(min(AT_ONCE, self._left)))):
+                await self._call.out.write(b"".join(map(self._render, records)))
+                self._left -= len(records)
+                if self._call.options.group is not None:
+                    await consumer.commit()
+            if self._call.options.group is not None:  # what did not fit, too
+                await consumer.commit()
 
-    async def _write(self, cursor: Cursor, records: Records[bytes]) -> None:
-        before = cursor.offset
-        wanted = records[: int(min(len(records), self._left))]
-        if wanted:
-            await self._call.out.write(b"".join(map(self._render, wanted)))
-            self._left -= len(wanted)
-        if len(wanted) == len(records):
-            cursor.offset = records.next_offset
-        elif wanted:
-            cursor.offset = wanted[-1].offset + 1
-        if self._group is not None and cursor.offset != before:
-            await self._group.commit(self._topic.name, {cursor.partition: cursor.offset})
-
-    async def _cursors(self) -> list[Cursor]:
+    async def _partitions(self) -> list[int]:
         options = self._call.options
         described = await self._call.client.describe_topic(self._topic.name)
-        chosen = self._chosen(described.partitions)
-        committed = await self._group.offsets(self._topic.name) if self._group is not None else {}
-        cursors = []
-        for each in chosen:
-            offset = committed.get(each.partition)
-            start = await self._start(each, options.start) if offset is None else offset
-            cursors.append(Cursor(each.partition, start, inf if options.follow else each.end))
-        return cursors
-
-    def _chosen(self, partitions: tuple[PartitionDescription, ...]) -> Iterable[PartitionDescription]:
-        options = self._call.options
+        count = len(described.partitions)
         if options.partition is None:
-            if isinstance(options.start, int) and len(partitions) > 1:
-                raise Usage(f"an offset counts in one partition: add --partition 0 ... {len(partitions) - 1}")
-            return partitions
-        if options.partition >= len(partitions):
+            if count > 1 and (isinstance(options.start, int) or isinstance(options.until, int)):
+                raise Usage(f"an offset counts in one partition: add --partition 0 ... {count - 1}")
+            return list(range(count))
+        if options.partition >= count:
             raise Invalid(
                 f"{self._topic.name} has no partition {options.partition}",
-                hint=f"type --partition with a number from 0 to {len(partitions) - 1}",
+                hint=f"type --partition with a number from 0 to {count - 1}",
             )
-        return [partitions[options.partition]]
+        return [options.partition]
 
-    async def _start(self, partition: PartitionDescription, start: Place) -> int:
-        if isinstance(start, datetime):
-            return await self._topic.offset(partition.partition, start)
-        if isinstance(start, int):
-            return start
-        return partition.start if start == "earliest" else partition.end
+    def _until(self) -> Until | dict[int, int] | None:
+        options = self._call.options
+        if isinstance(options.until, int):
+            if options.group is not None and options.partition is None:
+                raise Usage("an offset counts in one partition: add --partition")
+            return {options.partition or 0: options.until}
+        until: datetime | None = options.until
+        if options.follow:
+            if until is not None:
+                raise Usage("--follow never ends: leave it out, or --until")
+            return None
+        return "now" if until is None else until
+
+
+def bound(text: str) -> int | datetime:
+    """The argparse type of `--until`."""
+    return int(text) if re.fullmatch(r"\d{1,18}", text) else instant(text)
+
+
+def rate(text: str) -> Rate:
+    """The argparse type of `--rate`."""
+    if text == "recorded":
+        return "recorded"
+    found = number(text)
+    if not found:
+        raise ArgumentTypeError(f"{text!r} is no rate: write it like 100, 0.5 or recorded")
+    return found
 
 
 def condition(text: str) -> tuple[str, str]:
@@ -241,8 +225,10 @@ async def _fetch(call: Call) -> None:
 
 
 FETCH_HELP = """\
-Without --partition it reads all partitions, one behind the other. With --group it goes on where the group
-stands (--from counts only where the group never committed) and commits after each write.
+Without --partition it reads all partitions, one behind the other. With --group it is a member of that group:
+it reads the partitions it is given, goes on where the group stands (--from counts only where the group never
+committed) and commits after each write. With --partition it reads that one for the group, which must not have
+members then.
 """
 
 TOPIC = argument("topic", metavar="TOPIC", type=utf8)
@@ -307,8 +293,18 @@ COMMANDS = (
                 help="only records that fit: key=PATTERN or header:NAME=PATTERN, * for any text;"
                 " several have to hold together",
             ),
+            argument("--group", metavar="GROUP", type=utf8, help="a consumer group to read and commit for"),
             argument(
-                "--group", metavar="GROUP", type=utf8, help="a consumer group whose offsets to use and commit"
+                "--until",
+                metavar="PLACE",
+                type=bound,
+                help="stop there: an offset (with --partition), an instant, or how long ago, like -1h",
+            ),
+            argument(
+                "--rate",
+                metavar="N|recorded",
+                type=rate,
+                help="records a second, or with the pauses of their appends",
             ),
             argument(
                 "--format",
