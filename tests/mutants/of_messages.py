@@ -106,7 +106,7 @@ MUTANTS = (
     Mutant(
         "hand-outs before an unclean stop not told of",
         QUEUE,
-        "            if not part.flags:\n                self.suspect_below = self.log.end\n",
+        "            if not part.flags:\n                self.distrust()\n",
         "",
         BEHIND + "[lease-kill]",
     ),

@@ -64,6 +64,13 @@ MUTANTS = (
         DELAYS + "messages_that_are_overdue_together_go_by_the_millisecond_they_were_due" + SAVED,
     ),
     Mutant(
+        "doubt about a delayed message forgotten by a clean stop",
+        INDEXES,
+        '        self.suspect_below = sections.get("suspect", 0)\n',
+        "",
+        DELAYS + "doubt_about_a_delayed_message_outlives_a_clean_stop[clean stop]",
+    ),
+    Mutant(
         "expired message delivered",
         DELIVERIES,
         "        runs = queue.indexes.expired(now.wall)\n",
