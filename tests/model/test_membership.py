@@ -205,6 +205,27 @@ def test_partitions_that_come_are_shared_out() -> None:
     assert world.told(world.ann, waiting)["partitions"] == {"orders": [0, 1, 2, 3, 4, 5]}
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_group_that_reads_a_topic_reads_new_partitions_from_the_first_record_on(dies: bool) -> None:
+    world = World()
+    world.commit(world.ann, 0, 0)
+    world.call(world.ann, t.Commit("others", "orders", ((1, 0, ""),)))
+    world.create("elsewhere", 1)
+    world.call(world.ann, t.Commit("strangers", "elsewhere", ((0, 0, ""),)))
+    world.call(world.ann, t.AlterTopic("orders", {"partitions": 6}))
+    if dies:
+        world = restarted(world)
+    committed = {
+        group: [row[:2] for row in opened(world.call(world.ann, t.Offsets(group, "orders")))]
+        for group in ("readers", "others", "strangers")
+    }
+    assert committed == {
+        "readers": [[0, 0], [4, 0], [5, 0]],
+        "others": [[1, 0], [4, 0], [5, 0]],
+        "strangers": [],
+    }
+
+
 def test_only_who_has_a_partition_commits_for_it() -> None:
     world = World()
     world.produce(0, 5)

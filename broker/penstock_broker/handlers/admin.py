@@ -223,13 +223,29 @@ def _alter_topic(core: "Core", name: str, settings: Mapping[str, Any], now: "Now
         )
     if policy != topic.policy:
         more = range(len(topic.partitions), policy.partitions)
-        logs = (*(partition.uuid for partition in topic.partitions), *(core.new_uuid() for _ in more))
+        fresh = [core.new_uuid() for _ in more]
+        logs = (*(partition.uuid for partition in topic.partitions), *fresh)
         items = [Item("topic", name, topic.uuid, policy.as_map(), logs)]
         if more:  # queues over it read the new ones, too, from the first record on
             queues = core.registry.catalogue.items("queue")
             readers = [queues[reader] for reader in _readers(topic)]
             items += [each._replace(logs=(*each.logs, *(core.new_uuid() for _ in more))) for each in readers]
-        core.engine.append([part_for(Kind.ALTER, each) for each in items], wall=now.wall)
+        parts = [part_for(Kind.ALTER, each) for each in items]
+        core.engine.append([*parts, *_from_the_first(core, topic, fresh)], wall=now.wall)
+
+
+def _from_the_first(core: "Core", topic: Topic, fresh: list[bytes]) -> list[Part]:
+    """Whoever reads a topic reads its new partitions from the first record on, wherever it began in the
+    others: what is produced before it has heard of them is not passed over."""
+    if not fresh:
+        return []
+    rows = [(log, 0, "") for log in fresh]
+    reading = [
+        group
+        for group in core.registry.groups.values()
+        if any(partition.uuid in group.offsets for partition in topic.partitions)
+    ]
+    return [group.commit_part(rows) for group in reading]
 
 
 def _reader(topic: Topic) -> str | None:
