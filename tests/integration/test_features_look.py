@@ -87,6 +87,44 @@ async def test_story_of_a_message_begins_with_its_enqueueing(jobs: Queue[bytes])
     assert story == sorted(story, key=lambda line: line.when)
 
 
+async def test_story_of_a_settled_message_tells_how_it_ended(client: Client, jobs: Queue[bytes]) -> None:
+    receipts = await jobs.enqueue_many(["done", "bad"])
+    done, bad = await jobs.receive(2)
+    await done.nack(delay=0, reason="busy")
+    await bad.dead_letter("no such user")
+    (again,) = await jobs.receive()
+    await again.ack()
+    story = await jobs.story(receipts[0].id)
+    assert [line.what for line in story] == ["enqueued", "nacked", "acked", "settled"]
+    assert "busy" in story[1].detail
+    story = await jobs.story(receipts[1].id)
+    assert [line.what for line in story] == ["enqueued", "rejected", "dead-lettered", "settled"]
+    assert story[2].detail == "to offset 0 of queue 'jobs.dead': no such user"
+    story = await client.queue("jobs.dead").story(receipts[1].id)
+    assert {line.what for line in story} == {"enqueued", "rejected", "ready"}
+
+
+async def test_dead_letter_queue_can_be_looked_at_before_anything_died(
+    client: Client, jobs: Queue[bytes]
+) -> None:
+    dead = client.queue("jobs.dead")
+    assert (await dead.stats()).ready == 0
+    assert list(await dead.peek()) == []
+    assert (await dead.redrive()).messages == 0
+
+
+async def test_moved_message_is_tried_on_from_where_it_was(client: Client, jobs: Queue[bytes]) -> None:
+    other = await client.create_queue("other")
+    await jobs.enqueue("x")
+    (message,) = await jobs.receive()
+    await message.nack(delay=0, reason="busy")
+    assert (await jobs.move("other")).messages == 1
+    (message,) = await other.receive()
+    assert message.attempt == 2
+    assert message.history is not None
+    assert [each.error for each in message.history.attempts] == ["busy"]
+
+
 async def test_what_never_was_cannot_be_explained(jobs: Queue[bytes]) -> None:
     receipt = await jobs.enqueue("x")
     with pytest.raises(NotFound):
