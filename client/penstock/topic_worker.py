@@ -105,19 +105,43 @@ class Lane(Generic[T]):
         """Key in hand → records that wait behind it."""
         self.sleeping: dict[Job[T], asyncio.TimerHandle] = {}
         self.running = 0
+        self.highest = -1
+        """Of the offsets that a handler was called for."""
         self.withdrawn = False
         """What has not begun is left to whoever reads the partition next."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Something is to be finished."""
+        return bool(self.running or self.ready or any(self.behind.values()))
+
     def withdraw(self) -> int:
-        """Drop what has not begun; how many records."""
+        """Drop what has not begun; how many records. What lies below something that has is finished first, so
+        that nothing is done twice; but not what waits for its next attempt."""
         self.withdrawn = True
-        for timer in self.sleeping.values():
+        before = self._waiting()
+        for job, timer in self.sleeping.items():
             timer.cancel()
-        dropped = len(self.ready) + len(self.sleeping) + sum(map(len, self.behind.values()))
-        self.ready.clear()
+            if job.key is not None:
+                del self.behind[job.key]
         self.sleeping.clear()
-        self.behind.clear()
-        return dropped
+        below = 0 if self.reader.lost else self.highest
+        self.ready = deque(job for job in self.ready if job.record.offset < below)
+        for key, jobs in self.behind.items():
+            self.behind[key] = deque(job for job in jobs if job.record.offset < below)
+        return before - self._waiting()
+
+    def _waiting(self) -> int:
+        return len(self.ready) + len(self.sleeping) + sum(map(len, self.behind.values()))
+
+    def next_of_key(self, job: "Job[T]") -> "Job[T] | None":
+        """Its key is free; who waited for that longest."""
+        if job.key is None or job.key not in self.behind:
+            return None
+        if self.behind[job.key]:
+            return self.behind[job.key].popleft()
+        del self.behind[job.key]
+        return None
 
 
 class Worker(Generic[T]):
@@ -152,7 +176,7 @@ class Worker(Generic[T]):
             reader.full = len(lane.watermark) > IN_HAND_MAX - FEED_RECORDS
         if self._consumer.is_stopping:
             self._withdraw_all()
-        while self._left and not self._ended:
+        while self._left:
             self._all_done.clear()
             await self._all_done.wait()
         self.end()
@@ -176,12 +200,12 @@ class Worker(Generic[T]):
 
     def end(self) -> None:
         """Begin nothing more."""
+        if self._ended:
+            return
         self._ended = True
-        self._all_done.set()
         self._consumer.stop()
         self._withdraw_all()
-        for _ in range(self._concurrency):
-            self._turn.put_nowait(None)
+        self._dropped(0)
 
     def _withdraw_all(self) -> None:
         for lane in self._lanes.values():
@@ -189,7 +213,7 @@ class Worker(Generic[T]):
 
     async def idle(self) -> None:
         """Return when no handler runs."""
-        while any(lane.running for lane in self._lanes.values()):
+        while any(lane.is_busy for lane in self._lanes.values()):
             self._consumer.let_go.clear()
             await self._consumer.let_go.wait()
 
@@ -204,16 +228,21 @@ class Worker(Generic[T]):
     def works_on(self, reader: Reader[Any]) -> bool:
         """Whether a handler runs for a record of it."""
         lane = self._lanes.get(reader)
-        return lane is not None and lane.running > 0
+        return lane is not None and lane.is_busy
 
     def forget(self, reader: Reader[Any]) -> None:
         """What still runs of it does not count any more."""
-        self._lanes.pop(reader, None)
+        lane = self._lanes.pop(reader, None)
+        if lane is not None:
+            self._dropped(lane.withdraw())
 
     def _dropped(self, count: int) -> None:
+        """That many records are in hand no more; without any, waiting for the end is over."""
         self._left -= count
         if not self._left:
             self._all_done.set()
+            for _ in range(self._concurrency if self._ended else 0):
+                self._turn.put_nowait(None)
 
     # Running
 
@@ -228,11 +257,14 @@ class Worker(Generic[T]):
                 lane.queued = True
                 self._turn.put_nowait(lane)
             lane.running += 1
+            lane.highest = max(lane.highest, job.record.offset)
             try:
                 await self._handle(job)
+            except BaseException:
+                self._abandon(job)
+                raise
             finally:
                 lane.running -= 1
-                self._dropped(0)
                 self._consumer.let_go.set()
 
     async def _handle(self, job: Job[T]) -> None:
@@ -261,7 +293,7 @@ class Worker(Generic[T]):
         if job.attempt >= self._policy.max_attempts:
             await self._give_up(job, f"{type(cause).__name__}: {cause}", error)
         elif job.lane.withdrawn:
-            self._left -= 1
+            self._abandon(job)
         else:
             seconds = self._pause(job.attempt) if delay is None else seconds_of(delay)
             job.attempt += 1
@@ -286,9 +318,13 @@ class Worker(Generic[T]):
         await bury(job.record, self._policy.dead_letter, reason, job.attempt)
         self._finished(job)
 
+    def _abandon(self, job: Job[T]) -> None:
+        """Leave it to whoever reads the partition next, and what waits behind it."""
+        behind = () if job.key is None else job.lane.behind.pop(job.key, ())
+        self._dropped(1 + len(behind))
+
     def _finished(self, job: Job[T]) -> None:
         lane, reader = job.lane, job.lane.reader
-        self._left -= 1
         rose = lane.watermark.finish(job.record.offset)
         if rose and lane.watermark.last is not None and not reader.lost:
             reader.finished = reader.behind(lane.watermark.last)
@@ -297,12 +333,10 @@ class Worker(Generic[T]):
         if reader.full and len(lane.watermark) <= IN_HAND_MAX // 2:
             reader.full = False
             self._consumer.arrived.set()
-        if job.key is not None and not lane.withdrawn:
-            waiting = lane.behind[job.key]
-            if waiting:
-                self._ready(waiting.popleft())
-            else:
-                del lane.behind[job.key]
+        following = lane.next_of_key(job)
+        if following is not None:
+            self._ready(following)
+        self._dropped(1)
 
 
 async def work(

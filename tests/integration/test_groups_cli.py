@@ -32,8 +32,6 @@ def test_group_fetches_as_members(cli: Cli) -> None:
     assert (code, "has members" in said) == (1, True)
     code, _, said = ran(cli, "group", "delete", "g", "--yes")
     assert (code, "stop them first" in said) == (1, True)
-    code, said = cli.fails("fetch", "t", "--group", "g", "--partition", "0")
-    assert (code, "has members" in said) == (1, True)
     follower.terminate()
     ended(follower)
 
