@@ -1,4 +1,4 @@
-"""What exists, by name: queues, topics and groups, with their uuids and settings.
+"""What exists, by name: queues, topics, groups, schedules and producers, with their uuids and settings.
 
 Data lives under a uuid, not a name: a name that is created again never shows old data. The catalogue
 holds values, not machines; whoever composes the node makes those from what it says.
@@ -18,7 +18,7 @@ CATALOGUE = bytes(15) + b"\x02"
 KIND = 2
 """Its kind in a checkpoint."""
 NAME = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9._:-]*\Z")
-SORTS = ("queue", "topic", "group", "schedule")
+SORTS = ("queue", "topic", "group", "schedule", "producer")
 
 
 class Item(NamedTuple):

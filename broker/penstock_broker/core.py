@@ -371,6 +371,10 @@ class Core:
         """It does not run any more."""
         self._alarms.set(schedule, None)
 
+    def new_number(self) -> int:
+        """A fresh number for a producer with a name."""
+        return self.registry.named.new_number(self._random)
+
     def new_uuid(self) -> bytes:
         """A fresh uuid."""
         return UUID(int=self._random.getrandbits(128), version=4).bytes

@@ -1,16 +1,22 @@
-"""Which batches of which producers a log holds already: retries cannot duplicate.
+"""Which batches of which producers a log holds already: retries cannot duplicate; and which producers with a
+name are who they were.
 
 Sequences count batches per (producer id, log). The last 32 outcomes are remembered with the log's state,
 so they survive a restart exactly as the messages do. Looked up before any other check.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from random import Random
 from struct import Struct
 from typing import NamedTuple
 
 from penstock_protocol.errors import SequenceGap, Stale
-from penstock_protocol.limits import SEQUENCES_IN_FLIGHT_MAX
+from penstock_protocol.limits import PRODUCER_ID_NAMED_MIN, SEQUENCES_IN_FLIGHT_MAX
 
+NUMBER_BITS = 42
+EPOCH_BITS = 20
+EPOCH_MAX = 2**EPOCH_BITS - 1
 PRODUCERS_MAX = 1_000
 """Per log; the one that was silent longest is forgotten, and must begin anew with another id."""
 SNAPSHOT = Struct("<QII")  # producer_id, next sequence, outcomes
@@ -26,6 +32,62 @@ class Outcome(NamedTuple):
     messages: int
     time: int
     exceptions: bytes = b""
+
+
+class Opened(NamedTuple):
+    """A producer with a name: the number that is its own for ever, and how often it was opened. Its id is
+    both: an earlier opening is another id, whose sequences do not count for this one."""
+
+    number: int
+    epoch: int
+
+    @property
+    def id(self) -> int:
+        """What stands in its batches: bit 62, 42 bits of number, 20 of epoch."""
+        return PRODUCER_ID_NAMED_MIN | self.number << EPOCH_BITS | self.epoch
+
+    def next(self, new_number: Callable[[], int]) -> "Opened":
+        """The next opening; under another number when epochs are used up."""
+        return Opened(self.number, self.epoch + 1) if self.epoch < EPOCH_MAX else Opened(new_number(), 1)
+
+
+class Named:
+    """Who may produce under which name: the latest opening of each. Every earlier one is fenced, for good."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, Opened] = {}
+        self._names: dict[int, str] = {}
+        """By id."""
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    def get(self, name: str) -> Opened | None:
+        """The latest opening under that name."""
+        return self._opened.get(name)
+
+    def set(self, name: str, opened: Opened) -> None:
+        """It was opened."""
+        self.remove(name)
+        self._opened[name] = opened
+        self._names[opened.id] = name
+
+    def remove(self, name: str) -> None:
+        """Nobody has the name."""
+        before = self._opened.pop(name, None)
+        if before is not None:
+            del self._names[before.id]
+
+    def new_number(self, random: Random) -> int:
+        """One that no producer has. By chance, not by count: numbers of deleted ones do not come back."""
+        taken = {opened.number for opened in self._opened.values()}
+        while (number := random.getrandbits(NUMBER_BITS)) in taken:
+            pass
+        return number
+
+    def fences(self, producer_id: int) -> bool:
+        """The id is of a producer with a name, and not of its latest opening."""
+        return producer_id >= PRODUCER_ID_NAMED_MIN and producer_id not in self._names
 
 
 class Producers:
@@ -60,6 +122,10 @@ class Producers:
                 hint="use a new producer id",
             )
         return outcomes[-back]
+
+    def expected(self, producer_id: int) -> int:
+        """The sequence of its next batch; 0 if it is not known."""
+        return self._known[producer_id][0] if producer_id in self._known else 0
 
     def appended(self, producer_id: int, sequence: int, outcome: Outcome) -> None:
         """The batch was appended."""

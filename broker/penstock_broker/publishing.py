@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from penstock_broker import durability
 from penstock_broker.answers import Answer, Call
 from penstock_broker.clock import Now
+from penstock_broker.producers import Outcome
 from penstock_broker.queues import judging, traits
 from penstock_broker.queues.admission import admit, oldest
 from penstock_broker.queues.outcomes import PLAIN, Admission, Settled
@@ -13,7 +14,7 @@ from penstock_broker.storage import entries
 from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.topics.partition import Partition
 from penstock_protocol.batch import BatchView
-from penstock_protocol.errors import Busy, Closing, Conflict, Invalid, QueueFull
+from penstock_protocol.errors import Busy, Closing, Conflict, Invalid, QueueFull, Stale
 from penstock_protocol.messages.queues import Confirm
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class Publishing:
         mode = durability.name(within)
         flags, detail = 0, b""
         if batch.producer_id:
-            core.presence.check_producer(connection, batch.producer_id)
-            known = target.producers.check(batch.producer_id, batch.sequence)
+            known = self._known(connection, target, batch)
             if known is not None:
                 first, messages, time, exceptions = known
                 again = Confirm(number, first, messages, True, mode, batch.length, time, log.uuid, exceptions)
@@ -89,6 +89,24 @@ class Publishing:
         )
         engine.wait(position, Answer(call, confirm, None, batch.length), within)
         core.deliveries.touch(target)
+
+    def _known(self, connection: "Connection", target: Queue | Partition, batch: BatchView) -> Outcome | None:
+        """The outcome of a batch that is here already. Raises what its producer or its number is refused
+        with; a producer that is fenced is still told of what it did before."""
+        self._core.presence.check_producer(connection, batch.producer_id)
+        if not self._core.registry.named.fences(batch.producer_id):
+            return target.producers.check(batch.producer_id, batch.sequence)
+        expected = target.producers.expected(batch.producer_id)
+        known = (
+            target.producers.check(batch.producer_id, batch.sequence) if batch.sequence < expected else None
+        )
+        if known is None:
+            raise Stale(
+                "another instance has taken over this producer, or its name was deleted",
+                hint="stop this instance; to take the name back, open it again",
+                detail={"expected": expected},
+            )
+        return known
 
     def spent(self, connection: "Connection", size: int) -> None:
         """A publish of that many bytes has its outcome."""

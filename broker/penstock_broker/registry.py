@@ -12,6 +12,7 @@ from penstock_broker import catalogue
 from penstock_broker.catalogue import CATALOGUE, Catalogue, Item
 from penstock_broker.durability import FSYNC, parse
 from penstock_broker.groups.offsets import Group
+from penstock_broker.producers import Named, Opened
 from penstock_broker.queues.leases import Tokens
 from penstock_broker.queues.policy import Policy, policy_for
 from penstock_broker.queues.queue import Queue
@@ -26,7 +27,7 @@ from penstock_broker.topics.policy import policy_for as topic_policy_for
 from penstock_broker.topics.topic import Topic
 from penstock_protocol.errors import Corrupt, NotFound
 
-MADE_IN_ORDER = ("topic", "queue", "group", "schedule")
+MADE_IN_ORDER = ("topic", "queue", "group", "schedule", "producer")
 """A queue over a topic needs it."""
 Machine = Node | Catalogue | Queue | Partition | Group | Schedule
 
@@ -47,6 +48,8 @@ class Registry:
         self.topics: dict[str, Topic] = {}
         self.groups: dict[str, Group] = {}
         self.schedules: dict[str, Schedule] = {}
+        self.named = Named()
+        """Producers with a name."""
         self._machines: dict[bytes, Machine] = {NODE: self.node, CATALOGUE: self.catalogue}
         self._early: dict[bytes, Chosen] = {}
         """Snapshots of machines that the restored catalogue does not know yet."""
@@ -156,6 +159,8 @@ class Registry:
         elif item.sort == "schedule":
             schedule = self.schedules[item.name] = _schedule(item)
             self._add(schedule)
+        elif item.sort == "producer":
+            self.named.set(item.name, _opened(item))
         else:
             group = Group(item.uuid, item.name)
             self.groups[item.name] = group
@@ -214,6 +219,8 @@ class Registry:
         elif item.sort == "schedule":
             altered, schedule = _schedule(item), self.schedules[item.name]
             schedule.rhythm, schedule.batch = altered.rhythm, altered.batch
+        elif item.sort == "producer":
+            self.named.set(item.name, _opened(item))
         else:
             topic = self.topics[item.name]._replace(policy=topic_policy_for(item.settings))
             self.topics[item.name] = topic
@@ -241,6 +248,8 @@ class Registry:
                 self._remove(partition)
         elif item.sort == "schedule":
             self._remove(self.schedules.pop(item.name))
+        elif item.sort == "producer":
+            self.named.remove(item.name)
         else:
             self._remove(self.groups.pop(item.name))
 
@@ -335,3 +344,8 @@ def _schedule(item: Item) -> Schedule:
     rhythm = rhythm_of(item.settings["rhythm"])
     settings = item.settings
     return Schedule(item.uuid, item.name, settings["queue"], rhythm, settings["batch"], settings["next_at"])
+
+
+def _opened(item: Item) -> Opened:
+    """A producer, as its item has it."""
+    return Opened(item.settings["number"], item.settings["epoch"])

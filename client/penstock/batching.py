@@ -22,10 +22,11 @@ from penstock.confirms import understood
 from penstock.connection import Wire
 from penstock.errors import Busy, ClientClosed, Disconnected, Error, OutcomeUnknown, Refused, Stale, TooLarge
 from penstock.lanes import Address, Batch, Caller, Lane, Outcome, Stage
+from penstock.producers import Producers
 from penstock.values import Cells
 from penstock_protocol.errors import Cancelled, SequenceGap
 from penstock_protocol.errors import OutcomeUnknown as WireOutcomeUnknown
-from penstock_protocol.limits import MESSAGE_BYTES_MAX_DEFAULT, PRODUCER_ID_MAX
+from penstock_protocol.limits import MESSAGE_BYTES_MAX_DEFAULT, PRODUCER_ID_NAMED_MIN
 from penstock_protocol.messages.queues import Confirm
 
 __all__ = ["Address", "Cells", "Publisher", "Route", "Stretch"]
@@ -66,6 +67,7 @@ class Publisher:
         self._waiting: deque[tuple[asyncio.Future[Any], Callable[[], None]]] = deque()
         """Beyond the pending bound: who waits, and how it goes on."""
         self._message_bytes_max = MESSAGE_BYTES_MAX_DEFAULT
+        self.producers = Producers(wire, self._wake, self._end)
         wire.on_connected(self._connected)
 
     # Gathering
@@ -181,8 +183,9 @@ class Publisher:
         place = address._replace(codec=0) if address.codec else address
         lane = self._lanes.get(place)
         if lane is None:
-            new_id = partial(self._random.randrange, 1, PRODUCER_ID_MAX)
-            lane = self._lanes[place] = Lane(place, self._wire.producer_id, new_id)
+            new_id = partial(self._random.randrange, 1, PRODUCER_ID_NAMED_MIN)
+            anonymous = Lane(place, self._wire.producer_id, new_id)
+            lane = self._lanes[place] = self.producers.lane(place) if place.producer else anonymous
         return Batch(lane, on_outcome, address.codec)
 
     def submit(self, batch: Batch, timeout: float | None = None) -> None:
@@ -334,6 +337,8 @@ class Publisher:
             batch.timer = None
         self._pending -= batch.size
         batch.on_outcome(batch, outcome)
+        if batch.lane.address.producer:
+            self.producers.ended(batch.lane, outcome)
         batch.callers = []
         joiners, batch.joiners = batch.joiners, []
         for joiner in joiners:
@@ -440,8 +445,13 @@ class Publisher:
         except SequenceGap as gap:
             if gap.detail.get("expected", 0) < batch.floor:  # the broker has forgotten this producer
                 raise self.unknown(batch) from None
-        except (*retry.AGAIN, Stale, Disconnected, WireOutcomeUnknown):
+        except (*retry.AGAIN, Disconnected, WireOutcomeUnknown):
             raise self.unknown(batch) from None
+        except Stale as stale:
+            if not batch.floor <= stale.detail.get("expected", -1) <= batch.sequence:
+                raise self.unknown(batch) from None
+            if self.producers.is_fenced(batch.lane):
+                return stale
         except Refused as refusal:
             return refusal
         else:

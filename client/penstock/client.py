@@ -35,12 +35,14 @@ from penstock.values import (
     Duration,
     IfExists,
     PartitionDescription,
+    ProducerDescription,
     QueueDescription,
     QueueSettings,
     QueueStats,
     TopicDescription,
     TopicSettings,
     described,
+    instant_of,
     queue_settings_from_wire,
     seconds_of,
     settings_to_wire,
@@ -54,9 +56,11 @@ from penstock_protocol.messages.schema import unpack_document
 from penstock_protocol.messages.topics import (
     AlterTopic,
     CreateTopic,
+    DeleteProducer,
     DeleteTopic,
     DescribeTopic,
     ListGroups,
+    ListProducers,
     ListTopics,
 )
 
@@ -225,7 +229,12 @@ class Client:
 
     @overload
     def topic(
-        self, name: str, *, compression: Compression | None = None, partitioner: Partitioner | None = None
+        self,
+        name: str,
+        *,
+        compression: Compression | None = None,
+        partitioner: Partitioner | None = None,
+        producer: str | None = None,
     ) -> Topic[bytes]: ...
     @overload
     def topic(
@@ -235,6 +244,7 @@ class Client:
         codec: Codec[T],
         compression: Compression | None = None,
         partitioner: Partitioner | None = None,
+        producer: str | None = None,
     ) -> Topic[T]: ...
     def topic(
         self,
@@ -243,15 +253,31 @@ class Client:
         codec: Codec[Any] = codecs.raw,
         compression: Compression | None = None,
         partitioner: Partitioner | None = None,
+        producer: str | None = None,
     ) -> Topic[Any]:
         """The handle of a topic, whether it exists or not.
 
         `compression`: of the values it produces, batch by batch: "lz4" or "zstd"; keys and headers stay as
         they are. Whatever it says, a handle reads every record. `partitioner`: called with the key (or None)
         and the number of partitions, says which; None is Kafka's murmur2, and so is a None it returns.
-        Raises `Invalid` for a compression that is not known, or whose library is not installed.
+        `producer`: the name under which it produces; of all instances with that name the last one to begin
+        may, the others get `Stale`. Raises `Invalid` for a compression that is not known, or whose library
+        is not installed.
         """
-        return Topic(self, name, codec, compression=compression, partitioner=partitioner)
+        return Topic(self, name, codec, compression=compression, partitioner=partitioner, producer=producer)
+
+    async def list_producers(
+        self, prefix: str = "", *, timeout: float | None = None
+    ) -> list[ProducerDescription]:
+        """The names under which producers were opened, that begin with `prefix`, in order."""
+        return [
+            ProducerDescription(each["name"], each["epoch"], instant_of(each["opened_at"]), each["client"])
+            async for each in self._listed(ListProducers, prefix, timeout)
+        ]
+
+    async def delete_producer(self, name: str, *, timeout: float | None = None) -> None:
+        """Forget a name; who produces under it gets `Stale`. Raises `NotFound`."""
+        await self._delete(DeleteProducer(name), timeout)
 
     @overload
     def consumer(
@@ -393,7 +419,9 @@ class Client:
             more = page["more"]
 
     async def _delete(
-        self, request: DeleteQueue | DeleteTopic | DeleteSchedule | DeleteGroup, timeout: float | None
+        self,
+        request: DeleteQueue | DeleteTopic | DeleteSchedule | DeleteGroup | DeleteProducer,
+        timeout: float | None,
     ) -> None:
         again = False
 

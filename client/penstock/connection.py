@@ -25,7 +25,7 @@ from penstock.events import ConnectFailed, ConnectionLost, Event, Reconnected
 from penstock_protocol import WIRE_VERSION
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import ProtocolError, Unsupported
-from penstock_protocol.limits import HELLO_SECONDS_MAX, PING_AFTER_SECONDS
+from penstock_protocol.limits import HELLO_SECONDS_MAX, PING_AFTER_SECONDS, PRODUCER_ID_NAMED_MIN
 from penstock_protocol.link import Link, Received, Role
 from penstock_protocol.messages.queues import Deliver
 from penstock_protocol.messages.session import MAGIC, Cancel, Goodbye, Hello, Ping, Pong, Welcome
@@ -167,7 +167,7 @@ class Wire:
         self.connections = 0
         """How many handshakes there were; as long as it is the same, the socket is."""
         self.timeout = timeout
-        self.producer_id = random.getrandbits(62) + 1
+        self.producer_id = random.randrange(1, PRODUCER_ID_NAMED_MIN)
         self._session = random.randbytes(16)
         self._random = random
         self._name = name

@@ -48,6 +48,7 @@ class Address(NamedTuple):
     name: str
     partition: int = 0
     codec: int = 0
+    producer: str = ""
 
     def request(self, data: bytes, expected_offset: int | None = None) -> Enqueue | Produce:
         """The publish of a batch. `expected_offset`: of its first record, else it is refused."""
@@ -217,6 +218,7 @@ class Lane:
         "_next",
         "address",
         "back",
+        "barred",
         "expected",
         "halted",
         "open",
@@ -240,6 +242,8 @@ class Lane:
         """Seconds to rest before what came back is sent again."""
         self.pauses: Iterator[float] | None = None
         self.resting = False
+        self.barred = False
+        """The producer id has come to its end: only what is in doubt goes out under it."""
         self._next = 0
         self._new_id = new_id
 
@@ -259,7 +263,7 @@ class Lane:
             if self.open:
                 return None
             self._begin()
-        return batch
+        return None if self.barred and not batch.in_doubt else batch
 
     def send(self) -> Batch:
         """Number the batch that `sendable` named; it is open from now on, and `data` is what to send."""
@@ -319,5 +323,10 @@ class Lane:
         return unknown
 
     def _begin(self) -> None:
-        self.producer_id = self._new_id()
+        self.begin(self._new_id())
+
+    def begin(self, producer_id: int) -> None:
+        """Count from 0 under another id; under none, if it is 0, nothing is sent."""
+        self.producer_id = producer_id
+        self.barred = not producer_id
         self.expected = self._next = 0

@@ -28,7 +28,7 @@ WAITS = (q.Receive, t.Fetch)
 
 READS = (
     *WAITS,
-    *(q.Peek, q.ListQueues, q.DescribeQueue, q.Find, q.Explain, c.ListSchedules),
+    *(q.Peek, q.ListQueues, q.DescribeQueue, q.Find, q.Explain, c.ListSchedules, t.ListProducers),
     *(t.Offset, t.Offsets, t.ListTopics, t.DescribeTopic, t.ListGroups, t.DescribeGroup),
     *(s.Hello, s.Ping, g.Join, g.Heartbeat, g.Leave),
 )

@@ -50,12 +50,14 @@ class Topic(Generic[T]):
         *,
         compression: Compression | None = None,
         partitioner: Partitioner | None = None,
+        producer: str | None = None,
     ) -> None:
         self.name = name
         self.codec = codec
         self.client = client
         self._compression = codec_of(compression)
         self._partitioner = None if partitioner is None else checked(partitioner)
+        self._producer = producer or ""
         self._partitions = 0
         self._known: tuple[int, float] | None = None
         """On which connection the number of partitions was told, and when (loop time)."""
@@ -83,6 +85,8 @@ class Topic(Generic[T]):
         `Conflict`, unless the record gets just that offset of its partition (`detail`: partition, expected,
         end).
         """
+        if self._producer:
+            await self.client.publisher.producers.ready(self._producer, timeout)
         if partition is None:
             await self._count(timeout)
         to, body, cells = self._encode(Outgoing(value, headers, key, partition, timestamp))
@@ -113,6 +117,8 @@ class Topic(Generic[T]):
         as in `produce`; it takes `atomic=True` and records of one partition. `timestamp` in the receipts is
         the time of the append.
         """
+        if self._producer:
+            await self.client.publisher.producers.ready(self._producer, timeout)
         await self._count(timeout)
         plain = self._in_turn if self.codec is codecs.raw and self._partitioner is None else None
         encode = self._encode
@@ -184,12 +190,12 @@ class Topic(Generic[T]):
         if partition is None:
             assert key is not None
             partition = partition_of(key, self._partitions)
-        return Address(Produce, self.name, partition, self._compression)
+        return Address(Produce, self.name, partition, self._compression, self._producer)
 
     def _in_turn(self) -> Address:
         """The partition of the next batch of records without a key."""
         self._turn = (self._turn + 1) % self._partitions
-        return Address(Produce, self.name, self._turn, self._compression)
+        return Address(Produce, self.name, self._turn, self._compression, self._producer)
 
     # Fetch
 

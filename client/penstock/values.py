@@ -330,6 +330,16 @@ class PartitionDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class ProducerDescription:
+    """A name to produce under. `epoch`: how often it was opened; `client`: who did it last."""
+
+    name: str
+    epoch: int
+    opened_at: datetime
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
 class TopicDescription:
     """A topic as it is now. `created`: the call that returned this created it."""
 

@@ -92,5 +92,9 @@ SILENCE_SECONDS_MAX = 60.0
 SEQUENCES_IN_FLIGHT_MAX = 32
 """Batches of one producer to one address without an outcome; the broker remembers as many outcomes."""
 PRODUCER_ID_MAX = 2**63 - 1
+PRODUCER_ID_NAMED_MIN = 2**62
+"""From here on an id belongs to a producer with a name, and only a broker makes it up."""
+PRODUCERS_NAMED_MAX = 10_000
+"""Names of producers on a node."""
 
 INT_MAX = 2**63 - 1

@@ -257,6 +257,16 @@ EXAMPLES = [
         t.Fetch("clicks", 2, 40, 500, 1_048_576, 20_000, {"key": "eu.*", "header:a": 1}),
         what="with conditions",
     ),
+    Example(t.OpenProducer("orders-writer")),
+    Example(
+        s.Document(pack_document({"name": "orders-writer", "producer_id": 2**62 | 5 << 20 | 1, "epoch": 1})),
+        "OPEN_PRODUCER",
+    ),
+    Example(t.OpenProducer("orders-writer", True), what="again"),
+    Example(t.ListProducers("", "", 10)),
+    Example(s.Document(pack_document({"items": [], "more": False})), "LIST_PRODUCERS"),
+    Example(t.DeleteProducer("orders-writer")),
+    Example(s.Done(), "DELETE_PRODUCER"),
     Example(q.Enqueue("emails", OPTIONS_BATCH), what="with message options"),
     Example(
         q.Confirm(0, 103, 5, False, "fsync", len(OPTIONS_BATCH), TIME, LOG, encode_exceptions(EXCEPTIONS)),

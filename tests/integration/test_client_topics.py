@@ -358,3 +358,27 @@ async def test_expected_offset_is_kept_or_refused_and_what_is_pipelined_behind_g
         (1, "right"),
         (2, "next"),
     ]
+
+
+async def test_of_two_instances_with_a_name_the_later_one_produces_also_behind_a_crash(
+    start_broker: StartBroker,
+) -> None:
+    broker = start_broker().wait_ready()
+    async with penstock.connect(broker.url, timeout=20) as old, penstock.connect(broker.url) as new:
+        await old.create_topic("orders", partitions=2)
+        zombie, writer = (client.topic("orders", producer="orders-writer") for client in (old, new))
+        await zombie.produce_many([Outgoing(b"%d" % n, key=b"k%d" % n) for n in range(20)])
+        await writer.produce("new", partition=0)
+        with pytest.raises(penstock.Stale, match="another instance"):
+            await zombie.produce("old", partition=1)
+        (found,) = await new.list_producers()
+        assert (found.name, found.epoch) == ("orders-writer", 2)
+    broker.kill()
+    again = start_broker().wait_ready()
+    async with penstock.connect(again.url, timeout=20) as third:
+        assert [each.epoch for each in await third.list_producers()] == [2]
+        await third.topic("orders", producer="orders-writer").produce("third", partition=0)
+        assert [each.epoch for each in await third.list_producers()] == [3]
+        await third.delete_producer("orders-writer")
+        with pytest.raises(penstock.Stale):
+            await third.topic("orders", producer="orders-writer").produce("x", partition=0)

@@ -42,3 +42,17 @@ def test_following_with_a_filter_prints_what_fits_as_it_comes(cli: Cli) -> None:
     for key in ("us.1", "eu.1", "us.2", "eu.2"):
         cli("produce", "lines", "--key", key, key)
     assert [line(following) for _ in range(2)] == [b"1 eu.1\n", b"3 eu.2\n"]
+
+
+def test_name_of_a_producer_is_taken_over_listed_and_deleted(cli: Cli) -> None:
+    cli("topic", "create", "orders")
+    for value in ("a", "b"):
+        cli("produce", "orders", value, "--producer", "orders-writer")
+    (listed,) = cli.objects("producer", "list")
+    assert (listed["name"], listed["epoch"]) == ("orders-writer", 2)
+    assert cli("producer", "list", "--prefix", "x").splitlines()[1:] == []
+    assert cli.run("producer", "delete", "orders-writer").returncode == 2
+    assert cli.run("producer", "delete", "orders-writer", "--yes").returncode == 0
+    again = cli.run("producer", "delete", "orders-writer", "--yes")
+    assert (again.returncode, b"penstock producer list" in again.stderr) == (1, True)
+    assert cli.objects("producer", "list") == []

@@ -44,11 +44,18 @@ def test_table_is_read_and_watched(broker: BrokerProcess) -> None:
     assert printed("table", broker) == "{'eur': 3} None 2\nb'pear' {'eur': 4} {'eur': 5}\n"
 
 
+def test_the_later_of_two_instances_produces(broker: BrokerProcess) -> None:
+    said, records = printed("named", broker).splitlines()
+    assert said.startswith("another instance has taken over")
+    assert records == "['from the old one', 'from the new one']"
+
+
 EXPECTED = {
     "numbers": "0 999  1000\n",
     "devices": "lamp\toff\n",
     "account-8": "0 1  deposit:50\n0 2  withdraw:20\n",
     "shop-log": "0 0 eu.1 from the EU\n",
+    "audit": "0 0  started\n",
     "page-views": "5 0  first\n",
 }
 

@@ -7,6 +7,7 @@ from penstock_broker.handlers import (
     admin,
     groups,
     messages,
+    producers,
     queues,
     schedules,
     session,
@@ -17,6 +18,7 @@ from penstock_protocol import verbs
 
 _MODULES = {
     **{"admin": admin, "groups": groups, "messages": messages, "queues": queues, "schedules": schedules},
+    "producers": producers,
     **{"session": session, "topics": topics, "transfers": transfers},
 }
 

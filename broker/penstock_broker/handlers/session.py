@@ -6,7 +6,7 @@ from penstock_broker.queues.handout import Waiter
 from penstock_broker.queues.queue import Queue
 from penstock_protocol import WIRE_VERSION
 from penstock_protocol.errors import Invalid, Unsupported
-from penstock_protocol.limits import BATCH_BYTES_MAX, BATCH_COUNT_MAX, FRAME_BYTES_MAX, PRODUCER_ID_MAX
+from penstock_protocol.limits import BATCH_BYTES_MAX, BATCH_COUNT_MAX, FRAME_BYTES_MAX, PRODUCER_ID_NAMED_MIN
 from penstock_protocol.messages.session import MAGIC, Cancel, Done, Goodbye, Hello, Ping, Pong, Welcome
 
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ def hello(core: "Core", call: "Call", request: Hello) -> None:
             f"this broker speaks wire version {WIRE_VERSION}, "
             f"the client {request.version_min} to {request.version_max}"
         )
-    if request.producer_id > PRODUCER_ID_MAX:
-        raise Invalid("the producer id is above 2^63 - 1")
+    if request.producer_id >= PRODUCER_ID_NAMED_MIN:
+        raise Invalid(
+            "a client claims producer ids below 2^62", hint="one with a name comes from OPEN_PRODUCER"
+        )
     resumed = core.presence.join(call.connection, request.session, request.producer_id, request.client)
     settings = core.settings
     limits = {

@@ -20,7 +20,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from penstock.cli import groups, health, messages, moving, plugins, queues, records, schedules, table, topics
+from penstock.cli import (
+    groups,
+    health,
+    messages,
+    moving,
+    plugins,
+    producers,
+    queues,
+    records,
+    schedules,
+    table,
+    topics,
+)
 from penstock.cli.command import Call, Command, Failure, Usage, told, warn
 from penstock.cli.output import Output
 from penstock.client import Client, connect
@@ -29,7 +41,7 @@ from penstock.events import ConnectFailed, ConnectionLost, Event, Reconnected
 
 COMMANDS: dict[str, Command] = {
     command.name: command
-    for module in (queues, moving, schedules, topics, table, groups, messages, records, health)
+    for module in (queues, moving, schedules, topics, producers, table, groups, messages, records, health)
     for command in module.COMMANDS
 }
 FAMILIES = {name.split()[0] for name in COMMANDS if " " in name}

@@ -75,7 +75,7 @@ def key_delimiter(text: str) -> bytes:
 
 async def _produce(call: Call) -> None:
     options = call.options
-    topic = call.client.topic(options.topic, compression=options.compression)
+    topic = call.client.topic(options.topic, compression=options.compression, producer=options.producer)
     if options.key is not None and options.key_delimiter:
         raise Usage("--key and -K exclude each other: with -K every line brings its own key")
     send = topic.produce_many if options.expected_offset is None else _expecting(call, topic)
@@ -256,6 +256,12 @@ COMMANDS = (
                 metavar="N",
                 type=count,
                 help="refuse it all unless the first record gets offset N of its partition",
+            ),
+            argument(
+                "--producer",
+                metavar="NAME",
+                type=utf8,
+                help="produce under that name: whoever did so before is refused from now on",
             ),
             argument(
                 "--compression",

@@ -79,6 +79,28 @@ class Offsets(NamedTuple):
     topic: str
 
 
+class OpenProducer(NamedTuple):
+    """Be the producer of that name from now on: the reply has its id, and whoever had the name is fenced.
+    `again`: only if it was this session that opened it last."""
+
+    name: str
+    again: bool = False
+
+
+class ListProducers(NamedTuple):
+    """Named producers in name order, behind `after`, at most `limit`."""
+
+    prefix: str
+    after: str
+    limit: int
+
+
+class DeleteProducer(NamedTuple):
+    """Forget the name; whoever has it is fenced."""
+
+    name: str
+
+
 class CreateTopic(NamedTuple):
     """Create a topic. `if_exists`: check, alter or keep."""
 

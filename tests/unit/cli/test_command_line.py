@@ -197,4 +197,4 @@ def test_bodies_behind_two_dashes_may_look_like_options():
 
 
 def test_families_are_the_first_words_of_two():
-    assert {"queue", "schedule", "topic", "group"} == FAMILIES
+    assert {"queue", "schedule", "topic", "producer", "group"} == FAMILIES
