@@ -364,6 +364,16 @@ async def test_several_topics_and_patterns(client: Client) -> None:
     assert (await client.group("g").offsets("orders")) == {0: 0, 1: 1}
 
 
+async def test_more_partitions_are_found_and_read_from_their_first_record(client: Client) -> None:
+    topic = await client.create_topic("lines", partitions=1)
+    async with topic.consumer("g", start="latest") as consumer, asyncio.timeout(SECONDS):
+        await client.alter_topic("lines", partitions=3)
+        await client.topic("lines").produce(b"first", partition=2)
+        record = await anext(consumer)
+        assert (record.partition, record.offset) == (2, 0)
+        assert consumer.assignment == (0, 1, 2)
+
+
 async def test_topic_that_does_not_exist_is_not_found(client: Client) -> None:
     with pytest.raises(penstock.NotFound, match="penstock topic create"):
         async with client.topic("nowhere").consumer("g"):

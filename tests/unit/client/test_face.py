@@ -29,6 +29,7 @@ asyncio.run(main())
 
 TYPED_USE = """\
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import assert_type
 
@@ -50,6 +51,10 @@ class OrderCodec:
 
 async def handle(message: Message[bytes]) -> None:
     print("to", message.text, "attempt", message.attempt)
+
+
+async def charge(record: penstock.Record[object]) -> None:
+    print(record.text)
 
 
 async def main() -> None:
@@ -99,6 +104,25 @@ async def main() -> None:
             async for record in records:
                 assert_type(record.value, bytes | None)
                 await records.commit()
+
+        async def revoked(partitions: Sequence[int]) -> None:
+            await members.commit()
+
+        members = values.consumer("g", start="latest", auto_commit=True, until="now", on_revoked=revoked)
+        async with members as member:
+            assert_type(member.assignment, tuple[int, ...])
+            await member.work(charge, dead_letter=emails, retry=Backoff(max=5), max_attempts=3)
+        async with client.consumer("g", topics=["a.*"], codec=OrderCodec(), rate="recorded") as several:
+            assert_type(several.assignment, tuple[penstock.TopicPartition, ...])
+            several.pause(*several.assignment)
+            async for found in several:
+                assert_type(found, penstock.Record[Order])
+        async with topic.consumer(None, partitions=[0], until={0: 5}, rate=10, where={"key": "a*"}) as reader:
+            async for batch in reader.batches(100):
+                assert_type(batch, Sequence[penstock.Record[bytes]])
+        plan = await client.group("g").reset("log", "-5", dry_run=True)
+        assert_type(plan, list[penstock.OffsetChange])
+        assert_type((await client.group("g").describe()).members, tuple[penstock.GroupMember, ...])
         print(values, await client.group("readers").offsets("log"))
         try:
             await emails.enqueue("x", timeout=1.0)
