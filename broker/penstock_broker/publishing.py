@@ -11,6 +11,7 @@ from penstock_broker.queues.admission import admit, oldest
 from penstock_broker.queues.outcomes import PLAIN, Admission, Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.storage import entries
+from penstock_broker.storage.compaction import has_keys
 from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.topics.partition import Partition
 from penstock_protocol.batch import BatchView
@@ -129,6 +130,11 @@ class Publishing:
                 raise Invalid(
                     "a topic keeps records: no delay, ttl, priority, message group, dedup id or job key",
                     hint="publish it to a queue",
+                )
+            if target.compacts and not has_keys(batch):
+                raise Invalid(
+                    f"topic {target.topic!r} is compacted to the last record of a key: one has no key",
+                    hint='give every record a key, or alter the topic to cleanup="delete"',
                 )
             target.check_room(batch.count, batch.length)
             return PLAIN

@@ -16,6 +16,7 @@ from penstock_broker.storage.compaction import Cleaned
 from penstock_broker.storage.segment import segment_name
 from penstock_broker.topics.partition import Partition
 from penstock_protocol.batch import ZSTD, BatchBuilder, BatchView, Kind
+from penstock_protocol.errors import Invalid
 from penstock_protocol.messages import topics as t
 from penstock_protocol.slices import decode_slices
 
@@ -38,7 +39,9 @@ class State(Bench):
         self.peer = self.connect()
         self.rows: Rows = rows or []
         if files is None:
-            self.call(self.peer, t.CreateTopic(TOPIC, SETTINGS, "check"))
+            self.call(self.peer, t.CreateTopic(TOPIC, {**SETTINGS, "cleanup": "delete"}, "check"))
+            self.produce(*[(None, b"of nobody")] * 5)  # from before it was compacted: they stay
+            self.call(self.peer, t.AlterTopic(TOPIC, SETTINGS))
 
     def again(self, files: MemoryFiles) -> "State":
         """The next life."""
@@ -70,7 +73,8 @@ class State(Bench):
         """Records of few keys, enough for several journal files."""
         random = Random(seed)
         for _ in range(batches):
-            keys = [random.choice([None, *(b"key%d" % each for each in range(20))]) for _ in range(5)]
+            common = [b"key%d" % each for each in range(20)]
+            keys = [random.choice([b"only %x" % random.getrandbits(40), *common]) for _ in range(5)]
             self.produce(*[(key, random.randbytes(150) + bytes(50)) for key in keys])
 
     def wait(self, ms: int) -> None:
@@ -212,13 +216,13 @@ def test_tombstone_outlives_what_it_took_away_and_then_goes() -> None:
     node.produce((b"a", None))
     node.fill(11)
     cleaned = node.compact()
-    tombstone = (2, b"a", None)
+    tombstone = (7, b"a", None)
     assert tombstone in node.fetched()
-    assert (0, b"a", b"1" * 300) not in node.fetched()
+    assert (5, b"a", b"1" * 300) not in node.fetched()
     assert cleaned.horizon == cleaned.upto
     node.wait(HOUR_MS)
     assert tombstone not in node.fetched()
-    assert (1, b"b", b"1" * 300) in node.fetched()
+    assert (6, b"b", b"1" * 300) in node.fetched()
     assert node.partition.cleaned.horizon == 0
 
 
@@ -227,7 +231,7 @@ def test_young_records_are_left_to_come() -> None:
     for number in range(3):
         node.produce((b"a", b"%d" % number))
     node.wait(1_000)
-    assert [row[0] for row in node.fetched()] == [0, 1, 2]
+    assert node.fetched() == node.rows
 
 
 def test_topic_that_is_not_compacted_keeps_every_record() -> None:
@@ -252,3 +256,22 @@ def test_damaged_log_is_left_as_it_is() -> None:
     assert node.compact() == Cleaned()
     assert node.partition.log.end == len(node.rows)
     assert next(node.partition.log.stretches()) == stretch
+
+
+@pytest.mark.parametrize("value", [b"a value", None], ids=["record", "tombstone"])
+@pytest.mark.parametrize("keys", [(None,), (b"k", None), (None, b"k")], ids=["alone", "last", "first"])
+def test_record_without_a_key_is_refused_where_only_the_last_of_a_key_stays(
+    value: bytes | None, keys: tuple[bytes | None, ...]
+) -> None:
+    node = State()
+    builder = BatchBuilder()
+    for key in keys:
+        cells: list[tuple[Kind, bytes | int]] = [] if key is None else [(Kind.KEY, msgpack.packb(key))]
+        builder.add(value or b"", cells if value is not None else [*cells, (Kind.ABSENT, 1)])
+    data = memoryview(builder.encode())
+    refused = node.call(node.peer, t.Produce(TOPIC, 0, None, data))
+    assert isinstance(refused, Invalid)
+    assert 'cleanup="delete"' in refused.hint
+    assert node.partition.log.end == len(node.rows)
+    node.call(node.peer, t.AlterTopic(TOPIC, {"cleanup": "delete"}))
+    assert node.until_taken(node.peer, t.Produce(TOPIC, 0, None, data)).messages == len(keys)

@@ -116,8 +116,9 @@ def test_limit_of_zero_keeps_nothing_and_none_keeps_all() -> None:
 
 
 def test_compacted_topic_loses_nothing_to_age_or_size() -> None:
-    node = OneTopic({"retention": 1, "retention_bytes": 0, "cleanup": "compact"})
+    node = OneTopic({"retention": None, "retention_bytes": 0, "cleanup": "delete"})
     node.produce(BODY)
+    node.alter(retention=1, cleanup="compact")
     node.wait(HOUR_MS)
     assert node.range() == (0, 1)
     node.alter(cleanup="both")

@@ -2,9 +2,10 @@
 
     dirty part → Latest (key → offset of its last record) → survivors of all below → smaller batches
 
-A pass cleans as far as its map reaches, and the next goes on from there. A record without a key stays. A
-tombstone (an absent value) takes the older records of its key away with the first pass that meets it, and
-stays itself until whoever was reading then must have come by: see `Cleaned`. Pure: bytes in, bytes out.
+A pass cleans as far as its map reaches, and the next goes on from there. A record without a key, which is
+older than the setting, stays. A tombstone (an absent value) takes the older records of its key away with the
+first pass that meets it, and stays itself until whoever was reading then must have come by: see `Cleaned`.
+Pure: bytes in, bytes out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -81,6 +82,15 @@ class Fate(NamedTuple):
 
     stays: bool
     tombstone: bool
+
+
+def has_keys(batch: BatchView) -> bool:
+    """Every record has a key."""
+    column = batch.column(Kind.KEY)
+    if column is None:
+        return False
+    ends = batch.ends_in(column.at)
+    return ends[0] > 0 and len(set(ends)) == batch.count
 
 
 def digests(batch: BatchView) -> Iterator[bytes | None]:
