@@ -382,3 +382,25 @@ async def test_of_two_instances_with_a_name_the_later_one_produces_also_behind_a
         await third.delete_producer("orders-writer")
         with pytest.raises(penstock.Stale):
             await third.topic("orders", producer="orders-writer").produce("x", partition=0)
+
+
+@pytest.mark.parametrize("producer", [None, "writer"], ids=["plain", "named"])
+async def test_records_of_a_key_keep_their_order_through_lost_sockets_each_once(
+    proxied: tuple[Proxy, Client], producer: str | None
+) -> None:
+    proxy, client = proxied
+    await client.create_topic("orders", partitions=4)
+    topic = client.topic("orders", producer=producer)
+    calls = []
+    for number in range(600):
+        calls.append(asyncio.ensure_future(topic.produce(f"{number}", key=f"k{number % 7}")))
+        if number % 20 == 19:
+            await calls[-20]  # several batches are on their way
+        if number % 90 == 89:
+            proxy.cut()
+    await asyncio.gather(*calls)
+    found: dict[bytes, list[int]] = {}
+    for partition in range(4):
+        for record in await read_all(topic, partition):
+            found.setdefault(record.key or b"", []).append(int(record.text))
+    assert found == {b"k%d" % key: list(range(key, 600, 7)) for key in range(7)}

@@ -95,6 +95,26 @@ def test_creating_it_again_raises_the_number_only_if_it_may_alter() -> None:
         assert len(node.uuids()) == expected
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        t.Produce(TOPIC, 2, None, batch(b"x")),
+        t.Fetch(TOPIC, 2, 0, 1, 1_000, 0),
+        t.Offset(TOPIC, 2, t.At.EARLIEST),
+        t.Commit("g", TOPIC, ((2, 0, ""),)),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_partition_that_is_not_there_is_named_with_those_that_are(request_: Any) -> None:
+    node = Growing(2)
+    refused = node.call(node.me, request_)
+    assert isinstance(refused, Invalid)
+    assert "no partition 2" in refused.message
+    assert refused.hint == "it has partitions 0 to 1"
+    node.grow(3)
+    assert not isinstance(node.call(node.me, request_), Exception)
+
+
 def test_a_fetch_that_waits_stays_where_it_is() -> None:
     node = Growing(1)
     asked = node.ask(node.me, t.Fetch(TOPIC, 0, 0, 10, 1 << 20, 60_000))
