@@ -129,14 +129,19 @@ class Commits:
 
     @property
     def left(self) -> int:
-        """How many records may be finished before the next automatic commit is due."""
-        return max(AUTO_COMMIT_RECORDS - self.uncommitted, 1)
+        """How many records may be finished before the next automatic commit is due. While one is on its way
+        the next is not: a loop that never waits would wait for it record by record."""
+        return AUTO_COMMIT_RECORDS if self._is_storing else max(AUTO_COMMIT_RECORDS - self.uncommitted, 1)
+
+    @property
+    def _is_storing(self) -> bool:
+        return self._storing is not None and not self._storing.done()
 
     def sometimes(self) -> None:
         """Records may have been finished: see to it that they are stored, soon or now."""
         if not self.auto or self._group is None:
             return
-        if self.uncommitted >= AUTO_COMMIT_RECORDS:
+        if self.uncommitted >= AUTO_COMMIT_RECORDS and not self._is_storing:
             self._store_now()
         elif self._timer is None:
             self._arm()
@@ -148,7 +153,7 @@ class Commits:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._storing is not None and not self._storing.done():
+        if self._is_storing:
             self._arm()
             return
         self._on_due()

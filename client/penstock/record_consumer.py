@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = TypeVar("P")
 
+STRETCH_RECORDS = 256
+YIELD_SECONDS = 0.05
+"""A loop whose body never waits lets the rest of the program run, signs of life among it, after the first
+stretch that ends so long after the last time."""
 LOOK_SECONDS = 1.0
 """How often a member without partitions looks whether the group has read all it was to read."""
 
@@ -80,6 +84,8 @@ class RecordConsumer(ABC, Generic[T, P]):
         self._stopped = False
         self._left = False
         self._failure: Exception | None = None
+        self._yielded = 0.0
+        """When (loop time) others ran last, as far as it is known."""
         # The stretch: records from `_next` up to `_limit` of a run may go the fast way; those from `_booked`
         # on are not booked yet.
         self._reader: Reader[T] | None = None
@@ -289,6 +295,10 @@ class RecordConsumer(ABC, Generic[T, P]):
     async def _find(self) -> bool:
         """Wait for the next stretch; False at the end. What is in hand is finished."""
         self._finish()
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._yielded > YIELD_SECONDS:
+            await asyncio.sleep(0)
+            self._yielded = loop.time()
         while not self._stopped:
             if self._failure is not None:
                 raise self._failure
@@ -304,6 +314,7 @@ class RecordConsumer(ABC, Generic[T, P]):
                     return False
                 pause = None if self.readers else LOOK_SECONDS
             await self._arrival(pause)
+            self._yielded = loop.time()
         return False
 
     async def _arrival(self, seconds: float | None) -> None:
@@ -336,7 +347,7 @@ class RecordConsumer(ABC, Generic[T, P]):
     def _begin_stretch(self, reader: Reader[T]) -> float:
         """Offer the next records of it. Seconds to wait before; 0: they may go."""
         run, first, end = reader.stretch()
-        limit = end
+        limit = min(end, first + STRETCH_RECORDS)
         self.commits.sometimes()
         if self.commits.auto:
             limit = min(limit, first + self.commits.left)

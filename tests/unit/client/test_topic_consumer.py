@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.client_wire import turns
 from tests.fakes.topic_broker import Broker
 
-from penstock import commits
+from penstock import commits, record_consumer
 from penstock.errors import Invalid, NotFound, OffsetOutOfRange, Timeout
 from penstock.events import CommitFailed
 from penstock.views import Taken
@@ -83,6 +83,28 @@ async def test_batches_cut_a_fetch_wherever_they_end_and_single_records_go_on_th
         assert b"".join(first.bodies() if isinstance(first, Taken) else []) == b"0123"
         assert b"".join(second.bodies()) == b"4567"
         assert (await anext(consumer)).offset == 8
+
+
+async def test_loop_whose_body_never_waits_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_consumer, "YIELD_SECONDS", 0)
+    monkeypatch.setattr(record_consumer, "STRETCH_RECORDS", 3)
+    broker = Broker()
+    broker.append(*[b"x"] * 10)
+    ran = 0
+
+    async def other() -> None:
+        nonlocal ran
+        while True:
+            ran += 1
+            await asyncio.sleep(0)
+
+    async with broker.consumer() as consumer:
+        await turns(10)
+        running = asyncio.ensure_future(other())
+        for _ in range(10):
+            await anext(consumer)
+        assert ran >= 3
+        running.cancel()
 
 
 async def test_stop_ends_the_loop() -> None:
