@@ -292,3 +292,53 @@ async def test_cancelled_reader_commits_nothing_unfinished(client: Client, lines
         assert committed == (finished if not ended.cancelled() else committed)
         assert committed <= finished
         await group.commit("lines", {0: 0})
+
+
+async def test_cancelled_member_leaves_and_commits_nothing_unfinished(
+    client: Client, lines: Topic[bytes]
+) -> None:
+    group = client.group("g")
+    finished = 0
+
+    async def read() -> None:
+        nonlocal finished
+        finished = 0
+        async with lines.consumer("g", auto_commit=True) as consumer:
+            async for record in consumer:
+                await asyncio.sleep(0)
+                if record.offset == 5:
+                    break
+                finished = record.offset + 1
+
+    async for ended in cancelled_at_every_turn(read):
+        async with asyncio.timeout(SECONDS):  # else its partitions are nobody's until its session ends
+            async with lines.consumer("g", until="now") as successor:
+                assert successor.assignment == (0,)
+        committed = (await group.offsets("lines")).get(0, 0)
+        assert committed == (finished if not ended.cancelled() else committed)
+        assert committed <= finished
+        await group.commit("lines", {0: 0})
+    assert client.wire.connections == 1
+
+
+async def test_cancelled_worker_commits_what_is_finished_below_what_is_not(
+    client: Client, lines: Topic[bytes]
+) -> None:
+    group = client.group("g")
+    handled: set[int] = set()
+
+    async def handler(record: penstock.Record[bytes]) -> None:
+        await asyncio.sleep(0)
+        handled.add(record.offset)
+
+    async def work() -> None:
+        handled.clear()
+        async with lines.consumer("g", until="now") as consumer:
+            await consumer.work(handler, concurrency=3)
+
+    async for ended in cancelled_at_every_turn(work):
+        committed = (await group.offsets("lines")).get(0, 0)
+        assert handled >= set(range(committed))
+        if not ended.cancelled():
+            assert committed == len(handled) == await lines.offset(0, "latest")
+        await group.commit("lines", {0: 0})
