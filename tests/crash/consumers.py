@@ -8,12 +8,9 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 from random import Random
-from typing import Any
 
 import penstock
-from penstock_protocol.batch import BatchView
-from penstock_protocol.messages.queues import Ack, Nack, Outcome, Receive
-from penstock_protocol.slices import REDELIVERED, Range, Slice, decode_ranges, decode_slices, encode_ranges
+from tests.crash.bare import Bare
 from tests.crash.field import LEASE_SECONDS, Field, is_poison
 from tests.crash.ledger import asked
 from tests.integration.raw import RawClient
@@ -176,73 +173,17 @@ class PushHandler:
 
 async def receive_raw(field: Field, process: str) -> None:
     """A connection for every receive and its settles; sometimes it is lost in between."""
-    receiver = RawReceiver(field, process)
-    while not field.over.is_set():
-        await field.up.wait()
-        await asyncio.to_thread(receiver.run)
+    await RawReceiver(field, process).take()
 
 
-class RawReceiver:
-    """Works in a thread."""
+class RawReceiver(Bare):
+    """From the queue."""
 
-    def __init__(self, field: Field, process: str) -> None:
-        self._field = field
-        self._random = field.random
-        self._recorder = field.recorder(process)
-
-    def run(self) -> None:
-        """One connection."""
-        try:
-            with self._field.connect_raw() as client:
-                found = self._receive(client)
-                poison = [pair for pair, value in found if is_poison(value)]
-                good = [pair for pair, value in found if not is_poison(value)]
-                if self._random.random() > RARELY:
-                    self._settle(client, "ack", good)
-                    self._settle(client, "nack", poison)
-        except OSError:
-            return  # nobody listens, or nobody greets any more
-
-    def _receive(self, client: RawClient) -> list[tuple[list[int], str]]:
-        queue, most = self._field.jobs, self._random.randint(1, RECEIVE_MAX)
-        messages: list[Record] = []
-        with asked(self._recorder, "receive", queue=queue, wait=WAIT_SECONDS) as answer:
-            delivery = client.ask(Receive(queue, most, round(WAIT_SECONDS * 1000)))
-            for stamps, batch in decode_slices(memoryview(delivery.payload), delivery.slices):
-                messages += in_slice(stamps, batch)
-            answer["messages"] = messages
-        return [([each["offset"], each["token"]], each["value"]) for each in messages if each["value"]]
-
-    def _settle(self, client: RawClient, verb: str, found: list[list[int]]) -> None:
-        if not found:
-            return
-        queue, delay = self._field.jobs, self._random.choice((0, 200, None))
-        payload = encode_ranges(Range(token, offset, 0, 1) for offset, token in found)
-        fields: Record = {"queue": queue, "messages": found}
-        request: Any = Ack(queue, payload)
-        if verb == "nack":
-            fields["delay"] = None if delay is None else delay / 1000
-            request = Nack(queue, Outcome.RETRY, delay, "poison", payload)
-        with asked(self._recorder, verb, **fields) as answer:
-            ranges = decode_ranges(memoryview(client.ask(request).payload))
-            answer["stale"] = [
-                [stale.first + i, stale.token] for stale in ranges for i in range(stale.messages)
-            ]
-
-
-def in_slice(stamps: Slice, batch: memoryview) -> list[Record]:
-    """The messages of one slice as the history has them."""
-    view = BatchView(batch)
-    bodies, ends = view.bodies(), view.ends()
-    return [
-        {
-            "value": value_of(bytes(bodies[start:end])),
-            "offset": stamps.first + i,
-            "token": stamps.token,
-            "attempt": stamps.attempt,
-            "delivery": stamps.delivery,
-            "redelivered": bool(stamps.flags & REDELIVERED),
-            "lease": stamps.lease / 1000,
-        }
-        for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
-    ]
+    def work(self, client: RawClient) -> None:
+        """One receive."""
+        queue = self.field.jobs
+        found = self.receive(client, queue, self.random.randint(1, RECEIVE_MAX), WAIT_SECONDS)
+        if self.random.random() > RARELY:
+            self.settle(client, queue, "ack", [each for each in found if not is_poison(each["value"])])
+            poison = [each for each in found if is_poison(each["value"])]
+            self.settle(client, queue, "nack", poison, self.random.choice((0, 200, None)))

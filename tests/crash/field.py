@@ -1,7 +1,7 @@
 """What all who take part in one era share: names, the ledger, where the broker is, when to stop.
 
-An era has a queue, its dead-letter queue, both once more for messages that are more than plain, and a topic
-of its own, and a history that is judged by itself.
+An era has a queue, its dead-letter queue, both once more for messages that are more than plain, a topic, both
+over that topic, and a history that is judged by itself.
 """
 
 import asyncio
@@ -36,6 +36,7 @@ class Field:
         self.address = address
         self.jobs, self.dead, self.topic = f"jobs-{era}", f"jobs-{era}.dead", f"events-{era}"
         self.special, self.special_dead = f"jobs-{era}.special", f"jobs-{era}.special.dead"
+        self.records, self.records_dead = f"jobs-{era}.records", f"jobs-{era}.records.dead"
         self.random = random
         self.ledger = Ledger()
         self.recorder = self.ledger.recorder

@@ -54,8 +54,9 @@ class Ledger:
 
     @property
     def backlog(self) -> int:
-        """Messages that were confirmed and never delivered, as far as anybody knows."""
-        return self.done["enqueue"] - len(self.seen)
+        """Messages that were confirmed and never delivered, as far as anybody knows; records are messages,
+        too, of the queue over the topic."""
+        return self.confirmed - len(self.seen)
 
     def recorder(self, process: str) -> Recorder:
         """For one process."""

@@ -4,12 +4,12 @@ few batches per connection, and never repeat anything."""
 import asyncio
 
 import penstock
-from penstock_protocol.batch import BatchBuilder
-from penstock_protocol.messages.queues import Enqueue
 from penstock_protocol.messages.topics import Produce
+from tests.crash.bare import Bare
 from tests.crash.field import BATCH_MAX, PARTITIONS, Field, values
 from tests.crash.ledger import asked
 from tests.integration.raw import RawClient
+from tests.sim.features import encoded
 
 CONCURRENT = 16
 BATCHES_PER_CONNECTION = 6
@@ -59,45 +59,23 @@ def first(receipts: penstock.Receipts[penstock.Receipt] | penstock.Receipts[pens
 
 async def raw(field: Field, process: str) -> None:
     """A new connection for every few batches."""
-    sender = RawSender(field, process)
-    while not field.idle.is_set():
-        await field.room()
-        await asyncio.to_thread(sender.run)
+    await RawSender(field, process).send()
 
 
-class RawSender:
-    """Works in a thread."""
+class RawSender(Bare):
+    """To the queue and to the topic by turns."""
 
-    def __init__(self, field: Field, process: str) -> None:
-        self._field = field
-        self._random = field.random
-        self._new = values(process)
-        self._recorder = field.recorder(process)
-
-    def run(self) -> None:
-        """One connection, until it has sent enough or something went wrong."""
-        try:
-            with self._field.connect_raw() as client:
-                for _ in range(self._random.randint(1, BATCHES_PER_CONNECTION)):
-                    if not (self._enqueue(client) and self._produce(client)):
-                        break
-        except OSError:
-            return  # nobody listens, or nobody greets any more
-
-    def _enqueue(self, client: RawClient) -> bool:
-        some = self._new(self._random.randint(1, BATCH_MAX))
-        with asked(self._recorder, "enqueue", queue=self._field.jobs, values=some) as answer:
-            answer["first"] = client.ask(Enqueue(self._field.jobs, self._batch(some))).first
-        return "first" in answer
+    def work(self, client: RawClient) -> None:
+        """A few batches each."""
+        for _ in range(self.random.randint(1, BATCHES_PER_CONNECTION)):
+            some = self.new(self.random.randint(1, BATCH_MAX))
+            if not (self.enqueue(client, self.field.jobs, some) and self._produce(client)):
+                break
 
     def _produce(self, client: RawClient) -> bool:
-        some = self._new(self._random.randint(1, BATCH_MAX))
-        partition = self._random.randrange(PARTITIONS)
-        with asked(self._recorder, "produce", log=self._field.log(partition), values=some) as answer:
-            answer["first"] = client.ask(Produce(self._field.topic, partition, None, self._batch(some))).first
+        some = self.new(self.random.randint(1, BATCH_MAX))
+        partition = self.random.randrange(PARTITIONS)
+        batch = bytes(encoded([self.field.body(value) for value in some]))
+        with asked(self.recorder, "produce", log=self.field.log(partition), values=some) as answer:
+            answer["first"] = client.ask(Produce(self.field.topic, partition, None, batch)).first
         return "first" in answer
-
-    def _batch(self, some: list[str]) -> bytes:
-        builder = BatchBuilder()
-        builder.extend([self._field.body(value) for value in some])
-        return builder.encode()

@@ -28,7 +28,7 @@ from tests.crash.lives import Lives
 from tests.sim.checker import Anomaly, check
 from tests.sim.history import Record, line_of
 
-PRODUCERS, CONSUMERS = ("p0", "p1", "p2", "p3", "p4"), ("c0", "c1", "c2", "c3", "c4")
+PRODUCERS, CONSUMERS = ("p0", "p1", "p2", "p3", "p4"), ("c0", "c1", "c2", "c3", "c4", "c5")
 GROUPS = ("stream", "batch")
 EVERYBODY = {*PRODUCERS, *CONSUMERS, *GROUPS}
 """Each of them must get somewhere in every cycle."""
@@ -103,7 +103,7 @@ class Era:
     def _taking(self) -> list[Coroutine[None, None, None]]:
         works = (
             *(consumers.receive, consumers.receive_raw, consumers.take_pushed, consumers.take_pushed),
-            features.receive,
+            *(features.receive, features.receive_records),
         )
         streaming, batching = self._readers
         takers = [work(self.field, name) for name, work in zip(CONSUMERS, works, strict=True)]
@@ -179,7 +179,7 @@ class Era:
         await readers.audit(self.field, client, await self._ends(client))
         for partition in range(PARTITIONS):
             self._recorder.note("drained", log=self.field.log(partition))
-        for queue in (self.field.jobs, self.field.dead, self.field.special, self.field.special_dead):
+        for queue in self._queues:
             self._recorder.note("drained", queue=queue)
             with asked(self._recorder, "stats", queue=queue) as answer:
                 stats = await client.queue(queue).stats()
@@ -189,11 +189,20 @@ class Era:
                 )
                 answer["total"] = sum(states)
 
+    @property
+    def _queues(self) -> tuple[str, ...]:
+        plain = self.field.jobs, self.field.dead
+        return (
+            *plain,
+            self.field.special,
+            self.field.special_dead,
+            self.field.records,
+            self.field.records_dead,
+        )
+
     async def _tidy_up(self, client: penstock.Client) -> None:
-        await client.delete_queue(self.field.jobs)
-        await client.delete_queue(self.field.dead)
-        await client.delete_queue(self.field.special)
-        await client.delete_queue(self.field.special_dead)
+        for queue in self._queues:
+            await client.delete_queue(queue)
         await client.delete_topic(self.field.topic)
 
 

@@ -63,7 +63,7 @@ def reply(journeys: Journeys) -> Iterator[str]:
 def unfinished(journeys: Journeys) -> Iterator[tuple[Journey, str]]:
     """Messages that nobody finished, and what must have become of them."""
     for journey in journeys:
-        if journeys.excused(journey) or journeys.finished(journey):
+        if journeys.finished(journey) or journeys.excused(journey):
             continue
         if journey.stays:
             yield journey, _fate_of(journeys, journey.ordered[-1])

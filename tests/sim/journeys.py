@@ -176,7 +176,7 @@ class Journeys:
             or not append.op.possible
             or not all(queue.drained for queue in queues)
             or any(queue.maybe_purged(append) for queue in queues)
-            or any(self._loses(queue, append) for queue in queues)
+            or any(queue.name in self._losing for queue in queues)
             or ("ttl" in append.traits and (journey.home.special or {}).get("on_expiry") == "drop")
             or self._cancelled(journey)
             or self._replaced(journey)
@@ -192,7 +192,12 @@ class Journeys:
             offset is not None and home.trimmed(offset) for offset in offsets
         )
 
-    def _loses(self, queue: Queue, append: Append) -> bool:
+    @cached_property
+    def _losing(self) -> set[str]:
+        """Queues in which messages may end that nobody hears of."""
+        return {queue.name for queue in self.world.queues.values() if self._loses(queue)}
+
+    def _loses(self, queue: Queue) -> bool:
         settings = queue.special or {}
         expires = settings.get("ttl") is not None and settings["on_expiry"] == "drop"
         unheard = any(op.outcome == "unknown" and op.asked.get("once") for op in queue.ops["receive"])
