@@ -22,7 +22,7 @@ class Span:
     """What one consumer reads of a partition. Raises `Invalid` for what can never be."""
 
     def __init__(self, start: Start | int, until: "Until | Mapping[TopicPartition, int] | None") -> None:
-        self._start = start
+        self._start: Start | int = start
         self._until = until
         self._begun: datetime | None = None
         if isinstance(start, datetime):
@@ -68,7 +68,8 @@ class Span:
         named = None if self._until == "now" else _named(self._until, TopicPartition(topic.name, partition))
         if named is not None:
             return named
-        return await topic.offset(partition, "latest" if at_begin or not self._begun else self._begun)
+        at: Start = "latest" if at_begin or self._begun is None else self._begun
+        return await topic.offset(partition, at)
 
 
 def _named(until: Mapping[TopicPartition, int] | str, place: TopicPartition) -> int | None:

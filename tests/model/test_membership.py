@@ -410,3 +410,13 @@ def test_pattern_selects_names(pattern: str, names: list[str], others: list[str]
     assert sorted(world.join(world.ann, ANN, pattern, "orders")["partitions"].keys() - {"orders"}) == sorted(
         set(names) - {"orders"}
     )
+
+
+def test_who_had_a_seat_learns_at_once_that_another_process_took_it() -> None:
+    world = World()
+    first = world.join(world.ann, ANN, instance="one")
+    waiting = world.wait(world.ann, ANN, first["generation"])
+    assert world.join(world.bob, BOB, instance="one")["partitions"] == first["partitions"]
+    fenced = world.told(world.ann, waiting)
+    assert isinstance(fenced, Stale)
+    assert fenced.detail == {"fenced": True}
