@@ -173,6 +173,17 @@ def test_message_may_be_called_at_once_and_a_ready_one_put_off(life: str) -> Non
     assert world.bodies() == [b"ready"]
 
 
+@lives
+def test_message_that_was_ready_and_got_another_time_is_ready_again_then(life: str) -> None:
+    world = World()
+    world.enqueue(message(b"one", delay=1_000), message(b"other", delay=1_000))
+    world.pass_(1_000)
+    assert reschedule(world, id_of(world, 1), world.wall + 500)
+    world.pass_(500)
+    LIVES[life](world)
+    assert sorted(world.bodies()) == [b"one", b"other"]
+
+
 def test_message_in_flight_is_not_rescheduled() -> None:
     world = World()
     (offset,) = world.enqueue(message(b"a"))

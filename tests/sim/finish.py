@@ -105,8 +105,10 @@ class Drain:
         """What is not due for years becomes due."""
         registry = self._world.node.core.registry
         if any(lane.count(State.DELAYED) for lane in registry.lanes()):
-            self._world.clock.jump_wall(LEAP_MS)
-            self._world.recorder.note("clock", jump=LEAP_MS / 1000)
+            behind = self._world.node.core.engine.journal.time - self._world.clock.now().wall
+            leap = max(behind, 0) + LEAP_MS
+            self._world.clock.jump_wall(leap)
+            self._world.recorder.note("clock", jump=leap / 1000)
 
     def _left(self, place: Place) -> int:
         return sum(lane.messages for lane in self._lanes(place))

@@ -1,6 +1,6 @@
 """Histories of queues with features that the contract allows, near the edge of what it forbids."""
 
-from tests.sim.story import LEASE, Story, good, message, once, told
+from tests.sim.story import LEASE, PLAIN_FEATURES, Story, good, message, once, told
 
 
 @good
@@ -186,6 +186,19 @@ def message_moved_there_and_back_again(s: Story) -> None:
     s.transfer("q", queue="r")
     s.receive(message("a", 1, 21))
     s.settle("ack", (1, 21))
+    s.drained("q", "dead", "r")
+
+
+@good
+def message_moved_to_where_fewer_attempts_are_made_is_handed_out_once_more(s: Story) -> None:
+    s.features()
+    s.settings("r", dead_letter=None, max_attempts=1, special=PLAIN_FEATURES)
+    s.enqueue("a")
+    s.receive(message("a", 0, 10))
+    s.settle("nack", (0, 10), delay=0)
+    s.transfer("r")
+    s.receive(message("a", 0, 20, attempt=2, delivery=2), queue="r")
+    s.settle("ack", (0, 20), queue="r")
     s.drained("q", "dead", "r")
 
 

@@ -93,8 +93,10 @@ def overtaken(queue: Queue, *fs: str) -> Iterator[tuple[Settle, Delivery]]:
 
 
 def double_effect(queue: Queue) -> Iterator[str]:
-    """One value at two offsets, though nothing was moved here; a schedule says the same again and again."""
-    if not queue.moved_in():
+    """One value at two offsets, though nothing was moved here; a schedule says the same again and again, and
+    a record may die once in each queue over its topic."""
+    over_topics = [source for source in queue.sources if (source.special or {}).get("source")]
+    if not queue.moved_in() and len(over_topics) < 2:
         scheduled = queue.world.schedules
         yield from place_rules.double_effect(queue, but_for=scheduled)
 
@@ -173,8 +175,11 @@ def order(queue: Queue) -> Iterator[str]:
 
 
 def count(queue: Queue) -> Iterator[str]:
-    """Attempts are failures and one, deliveries are hand-outs, and both have their limits."""
+    """Attempts are failures and one, deliveries are hand-outs, and both have their limits; what was moved
+    here keeps its own, and is handed out once at least."""
     attempts, deliveries = (queue.settings.get(name) or NEVER for name in ("max_attempts", "max_deliveries"))
+    if queue.moved_in():
+        attempts = deliveries = NEVER
     for handouts in queue.handouts:
         for one in handouts:
             if not 1 <= one.attempt <= one.delivery or one.attempt > attempts or one.delivery > deliveries:

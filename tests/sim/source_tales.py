@@ -276,3 +276,16 @@ def tenants_have_a_rate_each_and_what_is_released_goes_again(s: Story) -> None:
 def redrive_kept_its_pace(s: Story) -> None:
     s.features()
     s.op("transfer", {"messages": 22}, queue="dead", to="other", state="ready", rate=20.0)
+
+
+@good
+def record_died_in_two_lives_of_a_queue_over_its_topic(s: Story) -> None:
+    over(s)
+    s.features("again", "dead", source="t", source_start="earliest")
+    s.produce("a")
+    for queue in ("q", "again"):
+        s.receive(message("a", 0, 10), queue=queue)
+        s.settle("dead_letter", (0, 10), queue=queue)
+    s.receive(message("a", 0, 20), message("a", 1, 21), queue="dead")
+    s.settle("ack", (0, 20), (1, 21), queue="dead")
+    s.drained("q", "again", "dead")

@@ -303,11 +303,11 @@ class Indexes:
         if "groups" in sections:
             self.groups.restore(sections["groups"], self._is_settled)
         order.late = {offset: behind << DUE_SHIFT | due for offset, behind, due in sections.get("late", ())}
+        self.recall([*order.ranks, *order.late])  # a row of `woken` may name some of them still
         for row in Woken.rows_of(sections.get("woken", b"")):
             for state, first, messages in list(self.states.spans(*row[2:])):
                 if state == State.READY:
                     self.states.move(first, messages, Event.RECALL, row[:2])
-        self.recall([*order.ranks, *order.late])
         if "dedup" in sections:
             self.dedup.restore(sections["dedup"])
         if "notes" in sections:
