@@ -76,7 +76,7 @@ class Bare:
         with asked(self.recorder, "receive", queue=queue, wait=wait) as answer:
             delivery = client.ask(Receive(queue, most, round(wait * 1000)))
             for stamps, batch in decode_slices(memoryview(delivery.payload), delivery.slices):
-                messages += in_slice(stamps, BatchView(batch))
+                messages += in_slice(stamps, batch)
             answer["messages"] = messages
         return messages
 
@@ -103,8 +103,9 @@ def place(stamps: Slice | Range, i: int) -> int:
     return stamps.partition * LANE + stamps.first + i
 
 
-def in_slice(stamps: Slice, view: BatchView) -> list[Record]:
+def in_slice(stamps: Slice, batch: memoryview) -> list[Record]:
     """The messages of one slice as the history has them."""
+    view = BatchView(batch)
     bodies, ends = view.bodies(), view.ends()
     messages = [
         {

@@ -13,7 +13,7 @@ from penstock_protocol.errors import Busy
 from penstock_protocol.messages.queues import Ack, CreateQueue, Enqueue, Receive
 from penstock_protocol.messages.topics import Commit, CreateTopic, Fetch, Offsets, Produce
 from penstock_protocol.slices import Range, decode_slices, encode_ranges
-from tests.crash.consumers import in_slice
+from tests.crash.bare import in_slice
 from tests.integration.raw import RawClient
 from tests.sim.history import Record, payload
 
