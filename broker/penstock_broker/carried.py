@@ -43,8 +43,8 @@ def parts(source: Queue, target: Queue, places: Places, due: Mapping[int, int], 
             rows.append(("checkpoint", there, 1, checkpoint))
             checkpoints += len(checkpoint)
         known = histories.get(here)
-        if known is not None and known.failures and not afresh:
-            returned.append((there, 1, known.failures, due.get(here, 0)))
+        if known is not None and not afresh and (failures := _within(target, known).failures):
+            returned.append((there, 1, failures, due.get(here, 0)))
     if checkpoints and target.indexes.notes.size + checkpoints > NOTES_BYTES_MAX:
         raise QueueFull(
             f"queue {target.name!r} keeps {target.indexes.notes.size:,} bytes of checkpoints and errors",
@@ -53,10 +53,18 @@ def parts(source: Queue, target: Queue, places: Places, due: Mapping[int, int], 
     return [*noted(target.uuid, rows), *([target.return_part(returned)] if returned else ())]
 
 
-def counts(source: Queue, places: Places) -> dict[int, History]:
+def _within(target: Queue, known: History) -> History:
+    """As much of it as leaves one more try by the limits there."""
+    attempts, deliveries = target.policy.max_attempts, target.policy.max_deliveries
+    handed_out = known.deliveries if deliveries is None else min(known.deliveries, deliveries - 1)
+    failures = known.failures if attempts is None else min(known.failures, attempts - 1)
+    return History(failures if deliveries is None else min(failures, deliveries - 1), handed_out)
+
+
+def counts(source: Queue, target: Queue, places: Places) -> dict[int, History]:
     """How often messages failed and were handed out, by the offset there."""
     known = source.histories
-    return {there: known[here] for here, there in places if here in known} if known else {}
+    return {there: _within(target, known[here]) for here, there in places if here in known}
 
 
 def counted(target: Queue, histories: Mapping[int, History]) -> None:

@@ -64,6 +64,21 @@ def test_moved_message_counts_its_hand_outs_on() -> None:
     assert world.bodies(name="other.dead") == [b"a"]
 
 
+@pytest.mark.parametrize(("limit", "delivery"), [("max_attempts", 4), ("max_deliveries", 2)])
+def test_moved_message_has_one_more_try_whatever_the_limits_are_there(limit: str, delivery: int) -> None:
+    world = World()
+    world.create("other", **{limit: 2})
+    world.enqueue(message(b"a"))
+    for _ in range(3):
+        world.nack(*world.receive(), delay=0)
+    transfer(world, "jobs", "other")
+    (found,) = world.receive(name="other")
+    assert (found.attempt, found.stamps.delivery) == (2, delivery)
+    world.name = "other"
+    world.nack(found, delay=0)
+    assert world.bodies(name="other.dead") == [b"a"]
+
+
 @lives
 def test_tries_in_the_dead_letter_queue_are_history_and_not_the_count(life: str) -> None:
     world = World()

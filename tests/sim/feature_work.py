@@ -147,7 +147,8 @@ def look(client: Client) -> None:
     if client.known:
         known = random.choice(client.known)
         if known.place.alive:
-            client.ask(q.Explain(known.place.name, known.log, known.number), _nothing, known.place)
+            story = known.number % 2 == 0
+            client.ask(q.Explain(known.place.name, known.log, known.number, story), _nothing, known.place)
 
 
 # messages

@@ -187,7 +187,7 @@ def _append(
             offset += each.messages
         if not copies:
             parts += carried.parts(source, target, places, due, afresh)
-            histories[name] = {} if afresh else carried.counts(source, places)
+            histories[name] = {} if afresh else carried.counts(source, target, places)
     if not copies:
         gone = [(each.first, each.messages) for some in stretches.values() for each in some]
         parts.append(source.settle_part(sorted(gone), Settled.MOVED))
