@@ -173,9 +173,8 @@ MUTANTS = (
     Mutant(
         "lease ends by the wall clock",
         CORE,
-        "        self._now = Now(now.mono, max(now.wall, before.wall + now.mono - before.mono))\n",
-        "        self._now = Now(now.mono + max(0, now.wall - before.wall - now.mono + before.mono),"
-        " max(now.wall, before.wall + now.mono - before.mono))\n",
+        "        self._now = now if now.wall >= paced else Now(now.mono, paced)\n",
+        "        self._now = Now(now.mono + max(0, now.wall - paced), max(now.wall, paced))\n",
         ANSWER + "lease_ends_by_the_clock_that_never_jumps",
     ),
     Mutant(
@@ -200,7 +199,7 @@ MUTANTS = (
     Mutant(
         "wall clock runs backwards",
         CORE,
-        "        self._now = Now(now.mono, max(now.wall, before.wall + now.mono - before.mono))\n",
+        "        self._now = now if now.wall >= paced else Now(now.mono, paced)\n",
         "        self._now = now\n",
         ANSWER + "append_times_never_go_back",
     ),
