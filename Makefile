@@ -13,6 +13,7 @@ KIND   ?= ext4
 RUNS   ?= 200
 SECS   ?= 3600
 STATES ?= 1000000
+TWO    := -n 2 --dist worksteal
 SHARE  ?= 1.0
 SCENARIO ?=
 PEERS  ?= all
@@ -41,9 +42,9 @@ $(VENV)/.peers: $(VENV)/.loadtest
 	$(BIN)/python -m pip install --quiet --editable '.[peers]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.peers
-	$(BIN)/python -m pip install --quiet --group dev
-	@touch $@
+$(VENV)/.dev: $(VENV)/.base pyproject.toml
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[peers]' --group dev
+	@touch $(VENV)/.server $(VENV)/.loadtest $(VENV)/.peers $@
 
 serve: $(VENV)/.server  ## set up, and run the broker with its data in ./data
 	@exec $(BIN)/penstock serve --data $(DATA)
@@ -68,13 +69,13 @@ types: $(VENV)/.dev
 	$(BIN)/pyright --warnings --pythonpath $(BIN)/python
 
 house: $(VENV)/.dev
-	$(BIN)/pytest -q -n 2 tests/house
+	$(BIN)/pytest -q $(TWO) tests/house
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -q -n 2 tests/unit tests/format tests/fakes tests/model tests/sim/test_history.py
+	$(BIN)/pytest -q $(TWO) tests/unit tests/format tests/fakes tests/model tests/sim/test_history.py
 
 faults: $(VENV)/.dev  ## every power cut, failing call and rotten byte of the storage, in short; and that mutants die
-	$(BIN)/pytest -q -n 2 tests/storage_faults tests/mutants
+	$(BIN)/pytest -q $(TWO) tests/storage_faults tests/mutants
 
 crash-states: $(VENV)/.dev  ## by hand and for long: make crash-states STATES=1000000 SEED=1
 	$(BIN)/python -m tests.storage_faults.crash_states --states $(STATES) --seed $(SEED)
@@ -92,10 +93,10 @@ coverage-table: $(VENV)/.dev  ## tests/COVERAGE.md: what is tried under which fa
 	$(BIN)/python -m tests.coverage_table >/dev/null
 
 integration: $(VENV)/.dev  ## against the source; `make test` runs the same against the wheel
-	$(BIN)/pytest -q -n 2 tests/integration
+	$(BIN)/pytest -q $(TWO) tests/integration
 
 sim: $(VENV)/.dev  ## the whole node from seeds
-	$(BIN)/pytest -q -n 2 tests/sim
+	$(BIN)/pytest -q $(TWO) tests/sim
 
 sim-one: $(VENV)/.dev  ## one of them: make sim-one SEED=7
 	$(BIN)/python -m tests.sim.run --seed $(SEED) --ops $(OPS)
@@ -125,9 +126,10 @@ wheel: $(VENV)/.dev  ## build the wheel, and run the integration tests against i
 	rm -rf dist $(VENV)-wheel
 	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
 	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(VENV)-wheel/bin/python -m pip install --quiet --group dev "$$(ls dist/*.whl)[loadtest]"
-	cd tests && ../$(VENV)-wheel/bin/pytest -q -n 2 -o pythonpath=.. -p no:cacheprovider integration
+	$(VENV)-wheel/bin/python -m pip install --quiet --no-compile "$$(ls dist/*.whl)[loadtest]"
+	$(VENV)-wheel/bin/python -c 'import penstock, penstock_broker.__main__, penstock_loadtest.command'
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(ls -d $(VENV)-wheel/lib/python*/site-packages)/tools.pth
+	cd tests && ../$(VENV)-wheel/bin/python -m pytest -q $(TWO) -o pythonpath=.. -p no:cacheprovider integration
 
 demo: $(VENV)/.server  ## real text through a topic and a queue, with a worker killed and the broker, too
 	$(BIN)/python -m penstock_loadtest.demo $(FILES)
