@@ -24,7 +24,7 @@ from penstock.topic_consumer import TopicConsumer, TopicConsumerOptions
 from penstock.values import Cells, Duration, Headers, RecordMetadata, instant_of, ms_at, ms_of
 from penstock.views import Receipts, Records
 from penstock.where import Where, where_to_wire
-from penstock_protocol.limits import MIB, WAIT_MS_MAX
+from penstock_protocol.limits import MIB, PARTITIONS_MAX, WAIT_MS_MAX
 from penstock_protocol.messages.queues import Confirm
 from penstock_protocol.messages.schema import unpack_document
 from penstock_protocol.messages.topics import At, DescribeTopic, Fetch, Offset, Produce
@@ -62,7 +62,8 @@ class Topic(Generic[T]):
         self._known: tuple[int, float] | None = None
         """On which connection the number of partitions was told, and when (loop time)."""
         self._describing = asyncio.Lock()
-        self._turn = 0
+        self._turn = int(client.chance() * PARTITIONS_MAX)
+        """By chance, so that handles which produce one record each do not all choose the same partition."""
 
     # Produce
 

@@ -51,6 +51,14 @@ async def test_records_without_a_key_take_partitions_in_turn() -> None:
     assert sorted(to.partition for to, _, _ in broker.publisher.published) == [0, 0, 1, 1, 2, 2]
 
 
+async def test_handles_that_produce_one_record_each_spread_over_the_partitions() -> None:
+    broker = Broker(3)
+    for chance in (0.1, 0.5, 0.8, 0.9999):
+        broker.chance = lambda chance=chance: chance  # type: ignore[method-assign,misc]
+        await broker.topic().produce(b"v")
+    assert {to.partition for to, _, _ in broker.publisher.published} == {0, 1, 2}
+
+
 async def test_a_partitioner_is_asked_for_every_record_without_a_partition_of_its_own() -> None:
     broker = Broker(12)
     asked: list[tuple[bytes | None, int]] = []
@@ -65,7 +73,9 @@ async def test_a_partitioner_is_asked_for_every_record_without_a_partition_of_it
     await topic.produce("v")
     await topic.produce("v", key="abc", partition=7)
     assert asked == [(b"abc", 12), (b"", 12), (None, 12)]
-    assert [to.partition for to, _, _ in broker.publisher.published] == [3, partition_of(b"", 12), 1, 7]
+    chosen = [to.partition for to, _, _ in broker.publisher.published]
+    assert [*chosen[:2], chosen[3]] == [3, partition_of(b"", 12), 7]
+    assert chosen[2] in range(12)
 
 
 async def test_a_partitioner_is_asked_for_plain_values_of_produce_many_too() -> None:
