@@ -109,8 +109,8 @@ class CrashStates:
         self._samples = samples
         self._tally = tally
         self._random = Random(f"crashes of {self._seed}")
-        self._seen: set[tuple[int, str]] = set()
-        """Disks that were judged, each with what was allowed."""
+        self._seen: set[tuple[int, int, str, str]] = set()
+        """Disks that were judged, each with how it came about and what was allowed."""
         self.play = Play(Watched.of(Disk(), self._crash), self._seed, watched=self._watched)
 
     def run(self, script: str) -> None:
@@ -137,7 +137,8 @@ class CrashStates:
     def _judge(self, word: str, image: Disk, kind: str) -> None:
         tally, history = self._tally, self.play.history
         allowed = history.behind_kill if kind == "kills" else history.behind_cut
-        known = fingerprint(image), repr(allowed)
+        durable = fingerprint(image.crashed())  # less than what is shown, behind a kill
+        known = fingerprint(image), durable, kind, repr(allowed)
         if known in self._seen:
             tally.counts["alike"] += 1
             return

