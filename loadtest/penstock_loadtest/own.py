@@ -1,7 +1,7 @@
 """Penstock itself: the broker of this project by its own public client."""
 
 import asyncio
-from typing import get_args
+from typing import Any, get_args
 
 import penstock
 from penstock.views import Taken
@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 120.0
 
 
 class Penstock(Adapter):
-    """Queues by `receive` in batches, or `consume` and `async with message`; topics by a group's consumer."""
+    """Queues by `receive` in batches, or `consume` and `async with message`; topics as member of a group."""
 
     features = frozenset(get_args(Feature))
 
@@ -52,7 +52,7 @@ class Penstock(Adapter):
 
     @property
     def _partitions(self) -> int:
-        return PARTITIONS if self.flow.lanes > 1 else 1
+        return self.flow.partitions or (PARTITIONS if self.flow.lanes > 1 else 1)
 
     # Publish
 
@@ -83,12 +83,16 @@ class Penstock(Adapter):
         return (await queue.enqueue_many(made))[0]
 
     async def _produce(self, lane: int, bodies: list[bytes]) -> penstock.RecordMetadata:
-        key = f"key-{lane}" if self.flow.lanes > 1 else None
+        place: dict[str, Any] = {}
+        if self.flow.partitions:
+            place = {"partition": lane}
+        elif self.flow.lanes > 1:
+            place = {"key": f"key-{lane}"}
         if len(bodies) == 1:
-            return await self._topic.produce(bodies[0], key=key)
-        if key is None:
+            return await self._topic.produce(bodies[0], **place)
+        if not place:
             return (await self._topic.produce_many(bodies))[0]
-        return (await self._topic.produce_many([penstock.Outgoing(body, key=key) for body in bodies]))[0]
+        return (await self._topic.produce_many([penstock.Outgoing(body, **place) for body in bodies]))[0]
 
     # Consume
 
@@ -129,9 +133,12 @@ class Penstock(Adapter):
                     await arrived((message.raw,), 1)
 
     async def _read(self, group: str, arrived: Arrived) -> None:
-        partitions = range(self._partitions)
-        async with self._topic.consumer(group, partitions=partitions, auto_commit=True) as consumer:
+        async with self._topic.consumer(group, auto_commit=True) as consumer:
             self._consumers.append(consumer)
+            if self.flow.style == "messages":
+                async for record in consumer:
+                    await arrived((record.raw,), 1)
+                return
             async for records in consumer.batches(RECORDS):
                 assert isinstance(records, Taken)
                 await arrived(records.bodies(), len(records))

@@ -38,6 +38,8 @@ class Flow(NamedTuple):
     """Processes that share the messages of one reader."""
     lanes: int = 1
     """Queues, or keys of a topic, that a producer addresses in turn, a call each; order is kept per lane."""
+    partitions: int = 0
+    """Of a topic; a call goes to the one that its lane names. 0: one, or with lanes some, by key."""
     feature: Feature = ""
     style: Style = "batches"
     pauses_us: tuple[int, ...] = ()
@@ -95,7 +97,26 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         Scenario("topic-lz4", "topic, its values compressed by lz4", (TOPIC._replace(feature="lz4"),)),
         Scenario("topic-zstd", "topic, its values compressed by zstd", (TOPIC._replace(feature="zstd"),)),
+        Scenario("topic-records", "the same as topic, record by record", (TOPIC._replace(style="messages"),)),
+        Scenario("topic-latency", "single records at 1,000/s", (PACED._replace(name="topic", kind="topic"),)),
+        Scenario(
+            "topic-partitions",
+            "calls of one hundred to each of 1,000 partitions in turn",
+            (TOPIC._replace(lanes=1_000, partitions=1_000),),
+        ),
+        Scenario(
+            "topic-catch-up",
+            "4 million × 1 KiB in, then out: most of it from segments",
+            (TOPIC._replace(drain="after", messages=4_000_000),),
+            long=True,
+        ),
         Scenario("fan-out", "one topic, three groups read all of it", (TOPIC._replace(readers=3),)),
+        Scenario(
+            "fan-out-50",
+            "one topic at 2,000/s, fifty groups at its end",
+            (TOPIC._replace(readers=50, batch=20, rate=2_000, messages=40_000, warm_up=4_000),),
+            long=True,
+        ),
         Scenario(
             "mixed",
             "a queue, a topic with keys and small awaited messages, all at fixed rates",
