@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration import streams
 from tests.integration.command import Cli
 from tests.integration.process import BrokerProcess
 from tests.integration.sides import Penstock
@@ -92,6 +93,17 @@ def sqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Kafka."""
+    pytest.importorskip(
+        "confluent_kafka", reason=f"{NOT_ASKED}: confluent-kafka is not there: pip install 'penstock[peers]'"
+    )
+    from tests.integration.kafka_side import Server
+
+    yield from _serving(Server, tmp_path_factory.mktemp("kafka"))
+
+
+@pytest.fixture(scope="session")
 def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     """The broker that is compared with others: as theirs, one for all tests."""
     folder = tmp_path_factory.mktemp("beside")
@@ -157,6 +169,20 @@ async def beside_sqs(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     sqs = Sqs(url)
     yield sqs
     sqs.close()
+
+
+@pytest.fixture(params=["penstock", "kafka"])
+async def beside_kafka(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    """Penstock, then Kafka, in the words for topics."""
+    if request.param == "penstock":
+        url = request.getfixturevalue("beside").url
+        async with penstock.connect(url, timeout=20) as client:
+            yield streams.Penstock(client, url)
+        return
+    url = request.getfixturevalue("kafka").url
+    from tests.integration.kafka_side import Kafka
+
+    yield Kafka(url)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

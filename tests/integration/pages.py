@@ -11,9 +11,26 @@ from typing import NamedTuple
 from tests.integration.process import BrokerProcess
 
 import penstock
-from penstock import Backoff, Client, Consumer, Message, Messages, Outgoing, Queue, QueueSettings
+from penstock import (
+    Backoff,
+    Client,
+    Consumer,
+    Group,
+    Message,
+    Messages,
+    Outgoing,
+    Queue,
+    QueueSettings,
+    Record,
+    Records,
+    Table,
+    Topic,
+    TopicConsumer,
+    TopicSettings,
+)
 from penstock.outgoing import EnqueueOptions
 from penstock.schedules import ScheduleSettings
+from penstock.topic_consumer import TopicConsumerOptions
 
 HERE = Path(__file__).parent
 TEST = re.compile(r"^(?:async )?def (test_\w+)", re.MULTILINE)
@@ -22,9 +39,14 @@ PROGRAM = re.compile(r"<!-- program: (\w+) -->\n+```python\n(.*?)```", re.DOTALL
 SESSION = re.compile(r"```\n(penstock .*?)```", re.DOTALL)
 CODE = re.compile(r"`([^`]+)`")
 ARGUMENT = re.compile(r"\b([a-z_]+)=(?!=)")
-CALL = re.compile(r"\b(?:(client|queue|message|messages|consumer)\.)([a-z_]+)")
 SECONDS = 60
-FACES = {"client": Client, "queue": Queue, "message": Message, "messages": Messages, "consumer": Consumer}
+FACES: dict[str, tuple[type, ...]] = {
+    **{"client": (Client,), "consumer": (Consumer, TopicConsumer), "group": (Group,)},
+    **{"queue": (Queue,), "message": (Message,), "messages": (Messages,)},
+    **{"topic": (Topic,), "record": (Record,), "records": (Records,), "table": (Table,)},
+}
+CALL = re.compile(rf"\b(?:({'|'.join(FACES)})\.)([a-z_]+)")
+OPTIONS = (QueueSettings, TopicSettings, EnqueueOptions, ScheduleSettings, TopicConsumerOptions)
 
 
 class Row(NamedTuple):
@@ -68,7 +90,9 @@ class Page:
                     continue
                 unknown += [name for name in ARGUMENT.findall(code) if name not in arguments]
                 unknown += [
-                    f"{face}.{name}" for face, name in CALL.findall(code) if not hasattr(FACES[face], name)
+                    f"{face}.{name}"
+                    for face, name in CALL.findall(code)
+                    if not any(hasattr(each, name) for each in FACES[face])
                 ]
         return unknown
 
@@ -83,11 +107,10 @@ class Page:
 
 def _arguments() -> set[str]:
     """Every keyword that a call of the client takes."""
-    names = set(QueueSettings.__annotations__) | set(EnqueueOptions.__annotations__)
-    names |= set(ScheduleSettings.__annotations__)
+    names = {name for options in OPTIONS for name in options.__annotations__}
     for each in (Backoff, Outgoing, penstock.connect):
         names |= set(inspect.signature(each).parameters)
-    for face in FACES.values():
+    for face in (each for faces in FACES.values() for each in faces):
         for _, method in inspect.getmembers(face, inspect.isfunction):
             names |= set(inspect.signature(method).parameters)
     return names
