@@ -6,6 +6,7 @@ one partition per batch, in turn.
 
 import asyncio
 from collections.abc import AsyncIterable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
@@ -106,12 +107,14 @@ class Topic(Generic[T]):
         self,
         items: Iterable[Any] | AsyncIterable[Any],
         *,
+        partition: int | None = None,
         atomic: bool = False,
         expected_offset: int | None = None,
         timeout: float | None = None,
     ) -> Receipts[RecordMetadata]:
         """Append values or `Outgoing`s, taken from `items` as they are sent; in order within a partition.
 
+        `partition`: of all that do not name one themselves, whatever their key.
         Up to one batch per partition (1 MiB, 10,000 records) it is all or nothing and raises what `produce`
         raises. Longer input goes as batches; the first failure stops it and raises `BatchError`.
         `atomic=True` refuses longer input (`TooLarge`, nothing sent). `expected_offset`: of the first record,
@@ -121,12 +124,14 @@ class Topic(Generic[T]):
         if self._producer:
             await self.client.publisher.producers.ready(self._producer, timeout)
         await self._count(timeout)
-        plain = self._in_turn if self.codec is codecs.raw and self._partitioner is None else None
-        encode = self._encode
+        plain: Address | Route | None = None
+        if self.codec is codecs.raw and (partition is not None or self._partitioner is None):
+            plain = self._in_turn if partition is None else self._to(partition, None)
+        encode = self._encode if partition is None else partial(self._encode_into, partition)
         if expected_offset is not None:
             if not atomic:
                 raise Invalid("expected_offset counts for one batch", hint="pass atomic=True, too")
-            plain, encode = None, self._encode_expecting
+            plain, encode = None, partial(self._encode_expecting, partition)
         try:
             return await self.client.publisher.many(
                 items,
@@ -167,8 +172,15 @@ class Topic(Generic[T]):
         to = self._to(item.partition, None if item.key is None else key_of(item.key))
         return to, b"" if absent else self.codec.encode(item.body), cells
 
-    def _encode_expecting(self, item: Any) -> tuple[Address, bytes, Cells]:
-        to, body, cells = self._encode(item)
+    def _encode_into(self, partition: int | None, item: Any) -> tuple[Address | Route, bytes, Cells]:
+        """The same, into that partition unless the item names another."""
+        if partition is not None:
+            item = item if isinstance(item, Outgoing) else Outgoing(item)
+            item = item if item.partition is not None else replace(item, partition=partition)
+        return self._encode(item)
+
+    def _encode_expecting(self, partition: int | None, item: Any) -> tuple[Address, bytes, Cells]:
+        to, body, cells = self._encode_into(partition, item)
         return self._expecting(to), body, cells
 
     def _expecting(self, to: Address | Route) -> Address:

@@ -1,7 +1,7 @@
 """Penstock itself: the broker of this project by its own public client."""
 
 import asyncio
-from typing import Any, get_args
+from typing import get_args
 
 import penstock
 from penstock.views import Taken
@@ -83,16 +83,13 @@ class Penstock(Adapter):
         return (await queue.enqueue_many(made))[0]
 
     async def _produce(self, lane: int, bodies: list[bytes]) -> penstock.RecordMetadata:
-        place: dict[str, Any] = {}
-        if self.flow.partitions:
-            place = {"partition": lane}
-        elif self.flow.lanes > 1:
-            place = {"key": f"key-{lane}"}
+        partition = lane if self.flow.partitions else None
+        key = f"key-{lane}" if partition is None and self.flow.lanes > 1 else None
         if len(bodies) == 1:
-            return await self._topic.produce(bodies[0], **place)
-        if not place:
-            return (await self._topic.produce_many(bodies))[0]
-        return (await self._topic.produce_many([penstock.Outgoing(body, **place) for body in bodies]))[0]
+            return await self._topic.produce(bodies[0], key=key, partition=partition)
+        if key is None:
+            return (await self._topic.produce_many(bodies, partition=partition))[0]
+        return (await self._topic.produce_many([penstock.Outgoing(body, key=key) for body in bodies]))[0]
 
     # Consume
 

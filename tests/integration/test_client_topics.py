@@ -84,6 +84,17 @@ async def test_records_without_a_key_spread_over_the_partitions(lines: Topic[byt
     assert [await lines.offset(partition, "latest") for partition in range(3)] == [3, 3, 3]
 
 
+async def test_many_records_go_to_the_partition_given_unless_they_name_another(lines: Topic[bytes]) -> None:
+    await lines.produce_many([b"plain", b"too"], partition=1)
+    await lines.produce_many([Outgoing(b"keyed", key="k"), Outgoing(b"own", partition=2), b"in"], partition=1)
+    found = [[record.text for record in await lines.fetch(number, 0)] for number in range(3)]
+    assert found == [[], ["plain", "too", "keyed", "in"], ["own"]]
+    receipts = await lines.produce_many([b"a", b"b"], partition=2, atomic=True, expected_offset=1)
+    assert [receipt.offset for receipt in receipts] == [1, 2]
+    with pytest.raises(penstock.Invalid, match="no partition 9"):
+        await lines.produce_many([b"x"], partition=9)
+
+
 async def test_fetch_waits_for_a_record(lines: Topic[bytes]) -> None:
     assert len(await lines.fetch(0, 0)) == 0
     waiting = asyncio.ensure_future(lines.fetch(0, 0, wait=SECONDS))
