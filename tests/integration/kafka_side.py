@@ -4,7 +4,7 @@ streams.py."""
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -282,7 +282,8 @@ class Member:
         self.said.append(Said(self.name, "revoked", _named(places)))
         behind = [place for place in consumer.position(places) if place.offset >= 0]
         if behind:
-            consumer.commit(offsets=behind, asynchronous=False)
+            with suppress(KafkaException):  # it may have been lost; and a callback must not raise
+                consumer.commit(offsets=behind, asynchronous=False)
 
     def lost(self, _: Any, places: list[TopicPartition]) -> None:
         """Callback of librdkafka, in poll() or close()."""

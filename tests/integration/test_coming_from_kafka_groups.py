@@ -132,13 +132,11 @@ async def test_uniform_is_even_within_each_topic(client: Client) -> None:
 # Fencing
 
 
-async def test_silent_member_loses_its_partitions_and_its_commit_is_refused(
-    q: str, request: pytest.FixtureRequest
-) -> None:
+async def test_silent_member_loses_its_partitions_and_its_commit_is_refused(kafka: Any, q: str) -> None:
     """Kafka: who does not poll. The other half is below."""
     from tests.integration.kafka_side import Kafka
 
-    side = Kafka(request.getfixturevalue("kafka").url)
+    side = Kafka(kafka.url)
     await side.create(q, PARTITIONS)
     await side.produce(q, *rows(40))
     async with side.member("silent", q, [q], session=1, poll_interval=1) as silent:

@@ -1,5 +1,6 @@
 """The rows of "Coming from Kafka" about what is kept, and where it is: see test_coming_from_kafka.py."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -186,48 +187,31 @@ async def _produce(side: Any, topic: str, records: Sequence[Outgoing]) -> None:
         await side.produce(topic, *records[at : at + 90])
 
 
-async def _both(start_broker: StartBroker, kafka: Any) -> Any:
+async def test_compaction_leaves_what_kafka_leaves(start_broker: StartBroker, kafka: Any, q: str) -> None:
+    """The same records, with tombstones, at the same offsets; where these are not kept for long, they go."""
     from tests.integration.kafka_side import Kafka
 
-    broker = start_broker(*SMALL).wait_ready()
-    return penstock.connect(broker.url, timeout=SECONDS), Kafka(kafka.url), broker.url
-
-
-async def test_compaction_leaves_what_kafka_leaves(start_broker: StartBroker, kafka: Any, q: str) -> None:
-    """The same records, with tombstones, at the same offsets; and the tombstones go in the end on both."""
-    connecting, there, url = await _both(start_broker, kafka)
-    records = history(2_000, seed=11)
+    records = history(1_000, seed=11)
     last = last_of_each(records)
-    tombstones = {key for key, (_, value) in last.items() if value is None}
-    assert 0 < len(tombstones) < KEYS
-    async with connecting as client:
-        here = Penstock(client, url)
-        await here.create(q, cleanup="compact", tombstone_retention=3_600)
-        await there.create(
-            q, cleanup="compact", tombstone_retention=3_600, segment_bytes=40_000, dirty_ratio=0.01
-        )
-        kept = []
-        for side in (here, there):
-            await _produce(side, q, records)
-            kept.append(await _kept(side, q, len(records), KEYS))
-            assert {each.key: (each.offset, each.value) for each in kept[-1]} == last
-        assert [(r.offset, r.key, r.value) for r in kept[0]] == [(r.offset, r.key, r.value) for r in kept[1]]
+    alive = {key: at for key, at in last.items() if at[1] is not None}
+    assert 0 < len(alive) < len(last)
 
+    async def compacted(side: Any, topic: str, retention: float, most: int) -> list[Stored]:
+        theirs = {"segment_bytes": 40_000, "dirty_ratio": 0.01} if side.name == "kafka" else {}
+        await side.create(topic, cleanup="compact", tombstone_retention=retention, **theirs)
+        await _produce(side, topic, records)
+        return await _kept(side, topic, len(records), most)
 
-async def test_tombstones_go_in_the_end(start_broker: StartBroker, kafka: Any, q: str) -> None:
-    connecting, there, url = await _both(start_broker, kafka)
-    records = history(500, seed=12)
-    alive = {key: at for key, at in last_of_each(records).items() if at[1] is not None}
-    async with connecting as client:
-        here = Penstock(client, url)
-        await here.create(q, cleanup="compact", tombstone_retention=0)
-        await there.create(
-            q, cleanup="compact", tombstone_retention=0, segment_bytes=20_000, dirty_ratio=0.01
+    url = start_broker(*SMALL).wait_ready().url
+    async with penstock.connect(url, timeout=SECONDS) as client:
+        sides = (Penstock(client, url), Kafka(kafka.url))
+        kept = await asyncio.gather(
+            *(compacted(side, f"{q}1", 3_600, len(last)) for side in sides),
+            *(compacted(side, f"{q}2", 0, len(alive)) for side in sides),
         )
-        for side in (here, there):
-            await _produce(side, q, records)
-            kept = await _kept(side, q, len(records), len(alive))
-            assert {each.key: (each.offset, each.value) for each in kept} == alive
+    for found, expected in zip(kept, (last, last, alive, alive), strict=True):
+        assert {each.key: (each.offset, each.value) for each in found} == expected
+        assert len(found) == len(expected)
 
 
 async def test_compacted_topic_takes_no_record_without_a_key(side: Any, q: str) -> None:
