@@ -295,10 +295,8 @@ async def test_group_with_members_takes_no_commits_from_outside(side: Any, q: st
 async def test_commits_that_nobody_waits_for_keep_their_order(client: Client) -> None:
     topic = await client.create_topic("lines")
     await topic.produce_many(rows(20, 1))
-    commits = []
     async with topic.consumer("g", until="now") as consumer:
-        async for record in consumer:
-            commits.append(asyncio.create_task(consumer.commit(upto=record)))
+        commits = [asyncio.create_task(consumer.commit(upto=record)) async for record in consumer]
         await asyncio.gather(*commits)
         assert await client.group("g").offsets("lines") == {0: 20}
 
