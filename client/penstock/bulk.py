@@ -73,7 +73,9 @@ class Bulk(Generic[T, V]):
         self._atomic = atomic
         self._timeout = timeout
         self._expected_offset = expected_offset
-        self._drafts: dict[Address | Route, Batch] = {}
+        self._drafts: dict[Address, Batch] = {}
+        self._turns: dict[Route, Address] = {}
+        """Whose turn it is, until the draft for it is full: what a partition gets is one batch, in order."""
         self._pieces: list[Piece] = []
         self._drafted = 0
         """Bytes of the drafts."""
@@ -152,25 +154,38 @@ class Bulk(Generic[T, V]):
         except Error:
             self._bad.append(item)
             raise
-        draft = self._drafts.get(to)
-        cost = draft.cost(body, cells) if draft is not None else 0
-        full: Sequence[Batch] = ()
-        if draft is not None and not draft.fits(cost):
-            full = [draft]
-        elif self._drafted > DRAFTED_BYTES_MAX:
-            full = list(self._drafts.values())
-        if full:
-            self._refuse_more()
-            self._drafted -= sum(each.size for each in full)
-            self._drafts = {key: each for key, each in self._drafts.items() if each not in full}
-            draft = self._drafts.get(to)
+        full: list[Batch] = []
+        cost = 0
+        if self._drafted > DRAFTED_BYTES_MAX:
+            full = self._cut(list(self._drafts))
+        while (draft := self._drafts.get(address := self._address(to))) is not None:
+            cost = draft.cost(body, cells)
+            if draft.fits(cost):
+                break
+            full += self._cut([address])
         if draft is None:
-            draft = self._drafts[to] = self._begin(to, [])
+            draft = self._drafts[address] = self._begin(address, [])
             self._drafted += draft.size
             cost = draft.cost(body, cells)
         self._note(draft, item)
         draft.add(body, cells, cost)
         self._drafted += cost
+        return full
+
+    def _address(self, to: "Address | Route") -> Address:
+        if isinstance(to, Address):
+            return to
+        address = self._turns.get(to)
+        if address is None:
+            address = self._turns[to] = to()
+        return address
+
+    def _cut(self, addresses: Sequence[Address]) -> list[Batch]:
+        """Drafts that get nothing more, and have to be sent."""
+        self._refuse_more()
+        full = [self._drafts.pop(address) for address in addresses]
+        self._drafted -= sum(each.size for each in full)
+        self._turns = {route: address for route, address in self._turns.items() if address in self._drafts}
         return full
 
     def _slices(self, to: "Address | Route", bodies: Sequence[bytes]) -> Iterator[Batch]:

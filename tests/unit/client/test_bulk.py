@@ -431,3 +431,25 @@ async def test_drafts_of_many_partitions_are_sent_before_they_fill_the_memory(se
 
     assert len(await call.run(items())) == 30
     assert 2 * LARGE < most < 4 * LARGE
+
+
+async def test_what_a_partition_gets_is_one_batch_in_order_with_keys_and_without(server, client):
+    topic = topic_of(server, client, 1)
+    records = [penstock.Outgoing(b"%d" % i, key="k" if i % 2 else None) for i in range(9)]
+    publishing = start(topic.produce_many(records, atomic=True))
+    asked = await server.asked(Produce)
+    assert asked.bodies == [record.body for record in records]
+    asked.confirm(first=5)
+    assert [receipt.offset for receipt in await publishing] == list(range(5, 14))
+
+
+async def test_records_without_a_key_go_on_elsewhere_when_a_batch_is_full(server, client):
+    topic = topic_of(server, client, 3)
+    publishing = start(topic.produce_many([penstock.Outgoing(large(i)) for i in range(6)]))
+    partitions = []
+    for _ in range(6):
+        asked = await server.asked(Produce)
+        partitions.append(asked.message.partition)
+        asked.confirm()
+    assert sorted(partitions) == [0, 0, 1, 1, 2, 2]
+    await publishing
