@@ -82,7 +82,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         self._turn: deque[Reader[T]] = deque()
         self._hand: Hand | None = None
         self._stopped = False
-        self._left = False
+        self._left = True
         self._failure: Exception | None = None
         self._yielded = 0.0
         """When (loop time) others ran last, as far as it is known."""
@@ -118,6 +118,7 @@ class RecordConsumer(ABC, Generic[T, P]):
                 reader.stop()
             raise
         self.client.consumers.add(self)
+        self._left = False
         return self
 
     async def _open(self) -> None:
@@ -279,8 +280,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         assert self._reader is not None
         reader = self._reader
         most = min(most, self._limit - self._next) if self._pace is not None else most
-        self._reader, self._limit = None, 0
-        self._next = self._booked = 0
+        self._reader, self._limit, self._next, self._booked = None, 0, 0, 0
         records = reader.take(most)
         self._hand = Hand(reader, records[-1].offset, len(records))
         self._gone(reader, len(records))
@@ -294,6 +294,8 @@ class RecordConsumer(ABC, Generic[T, P]):
 
     async def _find(self) -> bool:
         """Wait for the next stretch; False at the end. What is in hand is finished."""
+        if self._left and not self._stopped:
+            raise RuntimeError("enter the consumer first: `async with topic.consumer(…) as c`")
         self._finish()
         loop = asyncio.get_running_loop()
         if loop.time() - self._yielded > YIELD_SECONDS:
@@ -303,6 +305,7 @@ class RecordConsumer(ABC, Generic[T, P]):
             if self._failure is not None:
                 raise self._failure
             self.arrived.clear()
+            self.commits.sometimes()  # also of what was passed over
             pause: float | None = None
             reader = self._choose()
             if reader is not None:
@@ -318,9 +321,8 @@ class RecordConsumer(ABC, Generic[T, P]):
         return False
 
     async def _arrival(self, seconds: float | None) -> None:
-        timer = None
-        if seconds is not None:
-            timer = asyncio.get_running_loop().call_later(seconds, self.arrived.set)
+        loop = asyncio.get_running_loop()
+        timer = None if seconds is None else loop.call_later(seconds, self.arrived.set)
         try:
             await self.arrived.wait()
         finally:
@@ -348,7 +350,6 @@ class RecordConsumer(ABC, Generic[T, P]):
         """Offer the next records of it. Seconds to wait before; 0: they may go."""
         run, first, end = reader.stretch()
         limit = min(end, first + STRETCH_RECORDS)
-        self.commits.sometimes()
         if self.commits.auto:
             limit = min(limit, first + self.commits.left)
         if self._pace is not None:
@@ -394,7 +395,6 @@ class RecordConsumer(ABC, Generic[T, P]):
         hand.reader.finished = hand.reader.behind(hand.last)
         self.let_go.set()
         self.commits.uncommitted += hand.records
-        self.commits.sometimes()
 
     async def _has_read_all(self) -> bool:
         if self.readers or self.group is None:

@@ -55,6 +55,7 @@ class TopicConsumer(RecordConsumer[T, int]):
     """`async with topic.consumer(group) as c: async for record in c: …`, see `Topic.consumer`."""
 
     def __init__(self, topic: "Topic[T]", group: str | None, options: TopicConsumerOptions) -> None:
+        _check_known(options, TopicConsumerOptions)
         name, partitions, until = topic.name, options.get("partitions"), options.get("until")
         ends: Until | Mapping[TopicPartition, int] | None
         if isinstance(until, Mapping):
@@ -93,6 +94,7 @@ class TopicsConsumer(RecordConsumer[T, TopicPartition]):
     ) -> None:
         if isinstance(topics, str):
             raise Invalid(f"topics={topics!r} is no list of names and patterns", hint=f"topics=[{topics!r}]")
+        _check_known(options, TopicsConsumerOptions)
         plan = Plan(
             group=group,
             topics=tuple(dict.fromkeys(topics)),
@@ -116,6 +118,14 @@ class TopicsConsumer(RecordConsumer[T, TopicPartition]):
 
     def _meant(self, place: TopicPartition) -> TopicPartition:
         return TopicPartition(*place)
+
+
+def _check_known(options: Mapping[str, Any], known: type) -> None:
+    """Raises `Invalid` for an option that there is not: a mistyped `auto_commit` would commit nothing."""
+    unknown = options.keys() - known.__annotations__.keys()
+    if unknown:
+        names = ", ".join(sorted(known.__annotations__))
+        raise Invalid(f"a consumer has no option {min(unknown)!r}", hint=f"known: {names}")
 
 
 class _Common(TypedDict):

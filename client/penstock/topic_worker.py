@@ -347,6 +347,10 @@ async def work(
         raise Invalid(f"concurrency={concurrency}: at least one handler has to run")
     if policy.max_attempts < 1:
         raise Invalid(f"max_attempts={policy.max_attempts}: a record is tried at least once")
+    dead_letter: Any = policy.dead_letter
+    if isinstance(dead_letter, str):
+        hint = f"client.queue({dead_letter!r})"
+        raise Invalid(f"dead_letter={dead_letter!r} is no queue and no topic", hint=hint)
     if consumer.worker is not None:
         raise Invalid("this consumer works already", hint="raise its concurrency, or make another consumer")
     commits, auto = consumer.commits, consumer.commits.auto

@@ -8,7 +8,7 @@ published is in outgoing.py. Nothing here knows a connection.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from math import isfinite
+from math import isfinite, nan
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, cast
 from uuid import UUID
 
@@ -28,7 +28,10 @@ MS = timedelta(milliseconds=1)
 
 def seconds_of(duration: Duration) -> float:
     """Seconds of a duration. Raises `Invalid` for a negative or endless one."""
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    try:
+        seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    except (TypeError, ValueError):
+        seconds = nan
     if not (isfinite(seconds) and seconds >= 0):
         raise Invalid(f"{duration!r} is not a duration", hint="give seconds from 0 up, or a timedelta")
     return seconds

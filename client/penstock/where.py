@@ -28,6 +28,11 @@ def where_to_wire(where: Where | None) -> dict[str, Any] | None:
     """As a FETCH carries it. Raises `Invalid` for what cannot be asked, before it is asked."""
     if where is None:
         return None
+    if not (isinstance(where, Mapping) and isinstance(where.get("headers", {}), Mapping)):
+        raise Invalid(
+            f"where={where!r} is no mapping of conditions",
+            hint='for instance {"key": "eu.*", "headers": {"type": "order*"}}',
+        )
     unknown = where.keys() - Where.__annotations__.keys()
     if unknown:
         raise Invalid(

@@ -327,6 +327,38 @@ async def test_auto_commit_stores_after_a_while(monkeypatch: pytest.MonkeyPatch)
         reading.cancel()
 
 
+async def test_auto_commit_stores_what_was_passed_over_while_nothing_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(commits, "AUTO_COMMIT_SECONDS", 0.001)
+    broker = Broker()
+    broker.append(b"a", b"b")
+    broker.gone = {0, 1}
+    async with broker.consumer(auto_commit=True) as consumer:
+        reading = asyncio.ensure_future(anext(consumer, None))
+        commit = await broker.wire.until(Commit)
+        assert commit.offsets == ((0, 2, ""),)
+        reading.cancel()
+
+
+async def test_reading_outside_of_the_block_is_told_and_does_not_hang() -> None:
+    broker = Broker()
+    broker.append(b"a")
+    consumer = broker.consumer()
+    with pytest.raises(RuntimeError, match="async with"):
+        await anext(consumer)
+    async with consumer:
+        assert (await anext(consumer)).value == b"a"
+    with pytest.raises(RuntimeError, match="async with"):
+        await anext(consumer)
+
+
+def test_an_option_that_there_is_not_is_refused() -> None:
+    with pytest.raises(Invalid, match="auto_comit") as caught:
+        Broker().consumer(auto_comit=True)
+    assert "auto_commit" in caught.value.hint
+
+
 async def test_a_failed_automatic_commit_is_an_event_and_the_next_covers_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

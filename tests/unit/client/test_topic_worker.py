@@ -452,3 +452,14 @@ async def test_a_consumer_works_once_at_a_time(caplog: pytest.LogCaptureFixture)
             await consumer.work(failing)
         working.cancel()
         await asyncio.wait([working])
+
+
+async def test_dead_letter_by_name_is_refused_before_anything_is_handled() -> None:
+    handled: list[str] = []
+
+    async def handler(record: Record[bytes]) -> None:
+        handled.append(record.text)
+
+    with pytest.raises(Invalid, match="no queue and no topic"):
+        await worked(keyed(b"a:1"), handler, dead_letter="jobs.dead")
+    assert handled == []

@@ -19,7 +19,7 @@ def test_a_duration_is_whole_milliseconds_and_at_least_one_unless_zero(duration,
     assert values.ms_of(duration) == ms
 
 
-@pytest.mark.parametrize("duration", [-1, float("nan"), float("inf"), timedelta(seconds=-1)])
+@pytest.mark.parametrize("duration", [-1, float("nan"), float("inf"), timedelta(seconds=-1), "soon", None])
 def test_a_duration_without_sense_is_invalid(duration):
     with pytest.raises(Invalid, match="not a duration"):
         values.seconds_of(duration)

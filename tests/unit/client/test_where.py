@@ -29,8 +29,16 @@ def test_nothing_to_fit_is_no_filter(where: Any) -> None:
 
 @pytest.mark.parametrize(
     "where",
-    [{"keys": "a"}, {"key": 1}, {"key": "a\\"}, {"headers": {"h": ["a"]}}, {"headers": {"h": "*" * 17}}],
-    ids=["unknown", "no text", "a lone backslash", "a list", "too many stars"],
+    [
+        {"keys": "a"},
+        {"key": 1},
+        {"key": "a\\"},
+        {"headers": {"h": ["a"]}},
+        {"headers": {"h": "*" * 17}},
+        "eu.*",
+        {"headers": "type"},
+    ],
+    ids=["unknown", "no text", "a lone backslash", "a list", "too many stars", "a text", "a name"],
 )
 async def test_what_cannot_be_asked_is_not_asked(where: Any) -> None:
     broker = Broker()
