@@ -138,7 +138,7 @@ def _settings(random: Random, word: str) -> dict[str, Any]:
         case "priority":
             return {"priority_ageing": choice((None, None, 100))}
         case "groups":
-            failure = choice(("block", "park", "park", "skip"))
+            failure = choice(("block", "park", "park", "park", "skip"))
             dies_soon = {"max_attempts": 1} if failure == "park" else {}
             return {"group_failure": failure, "group_concurrency": choice((None, None, 2)), **dies_soon}
         case "fair":
