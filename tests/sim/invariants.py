@@ -50,7 +50,8 @@ def durable_lies_below_end(core: Core) -> None:
 
 def journal_keeps_its_budget(core: Core) -> None:
     """Publishes stop at the budget and a file; what frees space, and what groups commit, may go beyond by a
-    few files while a checkpoint is written, and every start takes one. Without working checkpoints nothing can be freed; what they cover is, file by file."""
+    few files while a checkpoint is written, and every start takes one. Without working checkpoints nothing
+    can be freed; what they cover is, file by file."""
     journal, sizes = core.engine.journal, core.engine.sizes
     if core.engine.checkpoint_failed or not core.engine.covered:
         return
