@@ -293,6 +293,7 @@ class Registry:
         """The queue of that name. Raises `NotFound`, or `Corrupt` unless a damaged one will do."""
         queue = self.queues.get(name)
         if queue is None:
+            catalogue.check_name(name, derived=True)
             raise NotFound(f"no queue {name[:300]!r}", hint=f"create it: penstock queue create {name[:300]}")
         if whole:
             for lane in queue.lanes:
@@ -309,6 +310,7 @@ class Registry:
         """The topic of that name. Raises `NotFound`."""
         topic = self.topics.get(name)
         if topic is None:
+            catalogue.check_name(name)
             raise NotFound(f"no topic {name[:300]!r}", hint=f"create it: penstock topic create {name[:300]}")
         return topic
 

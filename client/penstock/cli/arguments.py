@@ -67,16 +67,18 @@ def number(text: str) -> float:
 
 
 def place(text: str) -> Place:
-    """Where to begin: `earliest`, `latest`, an offset, or `-1h`, the instant so long ago."""
+    """Where to begin: `earliest`, `latest`, an offset, an instant, or `-1h`, the one so long ago."""
     if text in ("earliest", "latest"):
         return text
-    if re.fullmatch(r"-\d.*[a-z]", text):
-        return ago(text)
     if re.fullmatch(r"\d{1,18}", text):
         return int(text)
-    raise ArgumentTypeError(
-        f"{text!r} is no place to begin: write earliest, latest, an offset like 42, or -1h"
-    )
+    try:
+        return instant(text)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(
+            f"{text!r} is no place to begin: write earliest, latest, an offset like 42, an instant like"
+            " 2026-12-01T08:00Z, or -1h"
+        ) from None
 
 
 def instant(text: str) -> datetime:

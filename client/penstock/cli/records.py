@@ -286,7 +286,7 @@ COMMANDS = (
                 dest="start",
                 type=place,
                 default="earliest",
-                help="earliest, latest, an offset, or how long ago, like -1h (earliest)",
+                help="earliest, latest, an offset, an instant, or how long ago, like -1h (earliest)",
             ),
             argument("-n", "--number", metavar="N", type=at_most, help="stop after N records"),
             argument("--follow", action="store_true", help="wait for more at the end, for ever"),

@@ -39,7 +39,11 @@ REFUSED = [
     (arguments.count, ["-1", "1_000", "many", ""], "write it like 1000"),
     (arguments.at_most, ["all", "-1"], "write it like 1000"),
     (arguments.number, ["nan", "-1", "1e9"], "write it like 2 or 0.2"),
-    (arguments.place, ["yesterday", "-10", "-", ""], "write earliest, latest, an offset like 42, or -1h"),
+    (
+        arguments.place,
+        ["yesterday", "-10", "-", ""],
+        "write earliest, latest, an offset like 42, an instant like 2026-12-01T08:00Z, or -1h",
+    ),
     (
         arguments.instant,
         ["now", "2026-01-02", "2026-01-02T03:04", "-1", ""],
