@@ -2,6 +2,7 @@
 brokers that people come from, to be asked the same. Where one of these is not installed, what asks it is
 skipped, and the run says so."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -94,7 +95,9 @@ def sqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A Kafka."""
+    """A Kafka, if it is asked for: with the JVMs of two workers it takes a minute."""
+    if "ASK_KAFKA" not in os.environ:
+        pytest.skip(f"{NOT_ASKED}: make kafka asks it")
     pytest.importorskip(
         "confluent_kafka", reason=f"{NOT_ASKED}: confluent-kafka is not there: pip install 'penstock[peers]'"
     )
