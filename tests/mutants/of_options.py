@@ -151,7 +151,7 @@ MUTANTS = (
     Mutant(
         "tenant that was idle catches up",
         GROUPS,
-        "            group.turn = max(group.turn, self._turn) if self.rules.fair else 0.0\n",
+        "            group.turn = max(group.turn, self._turn)\n",
         "            group.turn = group.turn if self.rules.fair else 0.0\n",
         FAIR + "tenant_that_was_idle_has_saved_up_nothing",
     ),

@@ -16,6 +16,7 @@ group exists while it has messages or is parked.
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ class MessageGroups:
     """The groups of one queue."""
 
     __slots__ = (
-        *("_line", "_number", "_now", "_sleeping", "_turn", "delayed"),
+        *("_line", "_number", "_now", "_next", "_sleeping", "_turn", "delayed"),
         *("named", "of", "out", "parked", "rules", "states"),
     )
 
@@ -98,7 +99,9 @@ class MessageGroups:
         """Messages that are out and wait for another try."""
         self.parked: set[str] = set()
         self._line: list[tuple[float, int, Group]] = []
-        """Heap of groups that may let a message out: by turn if fair, else in the order they came."""
+        """Heap of tenants that may let a message out, by turn: in a fair queue."""
+        self._next: deque[Group] = deque()
+        """Groups that may let messages out, in the order they came: in any other."""
         self._sleeping: list[tuple[float, int, Group]] = []
         """Heap of groups that are over their rate, by the mono ms they may go on at."""
         self._number = 0
@@ -112,6 +115,7 @@ class MessageGroups:
         afresh = rules.rate != self.rules.rate
         self.rules = rules
         self._line, self._sleeping = [], []
+        self._next.clear()
         for group in self.named.values():
             group.queued = False
             group.next_at = 0.0 if afresh else group.next_at
@@ -213,25 +217,31 @@ class MessageGroups:
             group = heapq.heappop(self._sleeping)[2]
             group.queued = False
             self._queue(group)
-        fair, left = self.rules.fair, wanted - self.states.counts[State.SPECIAL]
+        left = wanted - self.states.counts[State.SPECIAL]
         ready: list[int] = []
-        while self._line and (not fair or len(ready) < left):
+        while self._next:
+            group = self._next.popleft()
+            group.queued = False
+            while self._let_out(group, mono, ready):
+                pass
+            self._look_after(group, mono)
+        while self._line and len(ready) < left:
             turn, _, group = heapq.heappop(self._line)
             group.queued = False
-            if fair:
-                self._turn = max(self._turn, turn)
-                if self._let_out(group, mono, ready):
-                    group.turn = turn + 1 / self.rules.weights.get(group.name, 1.0)
-                    self._queue(group)
-                    continue
+            self._turn = max(self._turn, turn)
+            if self._let_out(group, mono, ready):
+                group.turn = turn + 1 / self.rules.weights.get(group.name, 1.0)
+                self._queue(group)
             else:
-                while self._let_out(group, mono, ready):
-                    pass
-            if not group.members and self.named.get(group.name) is group and not self._rests(group, mono):
-                del self.named[group.name]
+                self._look_after(group, mono)
         ready.sort()
         for first, messages in neighbours(ready):
             self.states.move(first, messages, Event.RECALL)
+
+    def _look_after(self, group: Group, mono: int) -> None:
+        """It lets nothing more out now: without messages it is forgotten."""
+        if not group.members and self.named.get(group.name) is group and not self._rests(group, mono):
+            del self.named[group.name]
 
     def _let_out(self, group: Group, mono: int, ready: list[int]) -> bool:
         """Let its next message out, if there is one and it may: it belongs to those that are `ready`."""
@@ -290,7 +300,10 @@ class MessageGroups:
     def _queue(self, group: Group) -> None:
         if not group.queued:
             group.queued = True
-            group.turn = max(group.turn, self._turn) if self.rules.fair else 0.0
+            if not self.rules.fair:
+                self._next.append(group)
+                return
+            group.turn = max(group.turn, self._turn)
             self._number += 1
             heapq.heappush(self._line, (group.turn, self._number, group))
 
