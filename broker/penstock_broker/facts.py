@@ -59,7 +59,8 @@ class PartitionFacts(NamedTuple):
 
 
 class GroupFacts(NamedTuple):
-    """One group on one partition: see `lag.Standing`."""
+    """One group on one partition. Rates are records a second, means of the last minute or of the time since
+    the group's first commit; `catch_up_seconds` is None if it falls behind or stands still."""
 
     group: str
     topic: str
@@ -68,6 +69,7 @@ class GroupFacts(NamedTuple):
     end: int
     lag: int
     lag_seconds: float
+    """Age of the first record not read; 0 at the end."""
     rate_in: float
     rate_out: float
     catch_up_seconds: float | None

@@ -1,8 +1,9 @@
 """How far consumer groups are behind, and whether they are catching up: what describe and metrics show."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from penstock_broker.facts import GroupFacts
 from penstock_broker.groups.assignors import Place
 from penstock_broker.groups.coordinator import Coordinator, Member
 from penstock_broker.groups.offsets import Committed, Group
@@ -18,24 +19,7 @@ WINDOW_MS = 60_000
 SHORTEST_MS = 1_000
 
 
-class Standing(NamedTuple):
-    """One group on one partition. Rates are records a second, means of the last minute or of the time since
-    the group's first commit; `catch_up_seconds` is None if it falls behind or stands still."""
-
-    topic: str
-    partition: int
-    current: int
-    end: int
-    lag: int
-    lag_seconds: float
-    """Age of the first record not read; 0 at the end."""
-    rate_in: float
-    rate_out: float
-    catch_up_seconds: float | None
-    member: str | None
-
-
-def standings(core: "Core", group: Group, now: "Now") -> Iterator[Standing]:
+def standings(core: "Core", group: Group, now: "Now") -> Iterator[GroupFacts]:
     """Of every partition the group committed on."""
     coordinator = core.membership.get(group.name)
     for uuid, committed in group.offsets.items():
@@ -46,14 +30,15 @@ def standings(core: "Core", group: Group, now: "Now") -> Iterator[Standing]:
 
 def _standing(
     coordinator: Coordinator | None, group: Group, partition: Partition, committed: Committed, wall: int
-) -> Standing:
+) -> GroupFacts:
     log = partition.log
     next_kept = max(committed.offset, log.start)
     behind = log.end - next_kept
     rate_in, rate_out = _rates(group, log, committed.offset, wall)
     catch_up = 0.0 if not behind else behind / (rate_out - rate_in) if rate_out > rate_in else None
     owner = coordinator.owner(Place(partition.topic, partition.number)) if coordinator is not None else None
-    return Standing(
+    return GroupFacts(
+        group.name,
         partition.topic,
         partition.number,
         committed.offset,

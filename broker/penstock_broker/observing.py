@@ -4,7 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from penstock_broker.clock import Now
-from penstock_broker.facts import GroupFacts, NodeFacts, PartitionFacts, QueueFacts, StorageFacts
+from penstock_broker.facts import NodeFacts, PartitionFacts, QueueFacts, StorageFacts
 from penstock_broker.lag import standings
 from penstock_broker.queues.looking import oldest_times
 from penstock_broker.queues.outcomes import Settled
@@ -24,11 +24,7 @@ def observe(core: "Core", now: Now) -> NodeFacts:
     partitions = [
         _partition(partition) for topic in registry.topics.values() for partition in topic.partitions
     ]
-    groups = [
-        GroupFacts(group.name, *row)
-        for group in registry.groups.values()
-        for row in standings(core, group, now)
-    ]
+    groups = [each for group in registry.groups.values() for each in standings(core, group, now)]
     return NodeFacts(
         [_queue(queue, now) for queue in registry.queues.values()],
         partitions,

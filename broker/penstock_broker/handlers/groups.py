@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock_broker.catalogue import Item, check_name, part_for
 from penstock_broker.durability import FSYNC, OS_MS
+from penstock_broker.facts import GroupFacts
 from penstock_broker.groups.assignors import ASSIGNORS, Place
 from penstock_broker.groups.coordinator import Member
 from penstock_broker.groups.offsets import Group
@@ -91,9 +92,14 @@ def describe_group(core: "Core", call: "Call", request: t.DescribeGroup) -> None
         "generation": 0 if coordinator is None else coordinator.generation,
         "assignor": None if coordinator is None else coordinator.assignor,
         "members": [_member(member) for member in sorted(members, key=lambda each: each.rank)],
-        "partitions": [row._asdict() for row in sorted(rows)],
+        "partitions": [_progress(row) for row in sorted(rows, key=lambda row: (row.topic, row.partition))],
     }
     core.answer(call, Document(pack_document(document)))
+
+
+def _progress(row: GroupFacts) -> dict[str, Any]:
+    """What is said of one partition; the group is named above."""
+    return {name: value for name, value in row._asdict().items() if name != "group"}
 
 
 def _member(member: Member) -> dict[str, Any]:
