@@ -18,6 +18,9 @@ SHARE  ?= 1.0
 SCENARIO ?=
 PEERS  ?= all
 
+# The tests start some thousand processes: each would compile what it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help serve test check format lint types house unit faults integration sim sim-one sim-many kafka crash coverage-table crash-states failing-calls rot mutants kill disk powercut fsyncgate diskfull gate wheel demo bench compare profile micro clean
 
@@ -43,7 +46,7 @@ $(VENV)/.peers: $(VENV)/.loadtest
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base pyproject.toml
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[peers]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[peers]' --group dev
 	@touch $(VENV)/.server $(VENV)/.loadtest $(VENV)/.peers $@
 
 serve: $(VENV)/.server  ## set up, and run the broker with its data in ./data
@@ -130,7 +133,7 @@ wheel: $(VENV)/.dev  ## build the wheel, and run the integration tests against i
 	rm -rf dist $(VENV)-wheel
 	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
 	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install --quiet --no-compile "$$(ls dist/*.whl)[loadtest]"
+	$(VENV)-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[loadtest]"
 	$(VENV)-wheel/bin/python -c 'import penstock, penstock_broker.__main__, penstock_loadtest.command'
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(ls -d $(VENV)-wheel/lib/python*/site-packages)/tools.pth
 	cd tests && ../$(VENV)-wheel/bin/python -m pytest -q $(TWO) -o pythonpath=.. -p no:cacheprovider integration
