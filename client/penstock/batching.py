@@ -93,10 +93,10 @@ class Publisher:
         self.check(body)
         loop = asyncio.get_running_loop()
         caller: asyncio.Future[R] = loop.create_future()
-        gather = partial(self._gather, to, body, cells, (caller, view), timeout, expected_offset)
         if self._pending < self._pending_max and not self._waiting:
-            gather()
+            self._gather(to, body, cells, (caller, view), timeout, expected_offset)
         else:
+            gather = partial(self._gather, to, body, cells, (caller, view), timeout, expected_offset)
             self._waiting.append((caller, gather))
             timeout = self._timeout if timeout is None else timeout
         if timeout is not None:
