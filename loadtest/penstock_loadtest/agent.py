@@ -11,6 +11,7 @@ object per line. It ends when stdin does. So it is a program that can be run, wa
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import json
 import sys
@@ -24,6 +25,8 @@ from penstock_loadtest.idle import Idle
 from penstock_loadtest.producer import Producer
 from penstock_loadtest.scenarios import Flow
 
+GC_THRESHOLDS = (50_000, 20, 100)
+"""As the broker has it: thousands of callers that wait are no garbage, so they are not looked through often."""
 PROGRESS_SECONDS = 0.25
 JOB_BYTES_MAX = 1 << 20
 
@@ -170,4 +173,6 @@ def runner() -> Callable[[Any], Any]:
 
 
 if __name__ == "__main__":
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     sys.exit(runner()(run()))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -14,6 +15,9 @@ STALL_SECONDS_MAX = 60.0
 CLOSE_SECONDS_MAX = 5.0
 LINE_BYTES_MAX = 1 << 28
 """An account of what a consumer saw is one line."""
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+"""What glibc may keep of what was freed. By default every delivery's megabyte is given back to the kernel and
+faulted in again page by page, which cost a consumer six times as much as looking at the messages does."""
 
 
 class RunFailed(Exception):
@@ -70,6 +74,7 @@ class Agent:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_BYTES_MAX,
+            env={**KEEP_MEMORY, **os.environ},
             start_new_session=True,  # Ctrl-C is for who directs them
         )
         agent = cls(process, f"{job['role']}r {job['number']}", watch)
