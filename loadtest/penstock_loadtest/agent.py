@@ -26,7 +26,7 @@ from penstock_loadtest.producer import Producer
 from penstock_loadtest.scenarios import Flow
 
 GC_THRESHOLDS = (50_000, 20, 100)
-"""As the broker has it: thousands of callers that wait are no garbage, so they are not looked through often."""
+"""As the broker has them: callers that wait by the thousand are no garbage to be looked for."""
 PROGRESS_SECONDS = 0.25
 JOB_BYTES_MAX = 1 << 20
 
