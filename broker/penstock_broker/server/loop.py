@@ -36,8 +36,8 @@ class Peer(Protocol):
 class Turns:
     """Calls into the core and what follows from them.
 
-    `submit` takes a job to the threads; `after` runs at the end of each turn; `fail` is told, once, what
-    the core raised.
+    `submit` takes a job to the threads, or runs it and returns what came of it; `after` runs at the end of
+    each turn; `fail` is told, once, what the core raised.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Turns:
         core: "Core",
         clock: Clock,
         meters: Meters,
-        submit: Callable[[Job], None],
+        submit: Callable[[Job], tuple[object, float] | None],
         after: Callable[[], None],
         fail: Callable[[Exception], None],
     ) -> None:
@@ -74,13 +74,17 @@ class Turns:
         return self.now
 
     def done(self, job: Job, result: object, seconds: float) -> None:
-        """A job ended, with its result or what it raised."""
+        """A job ended, with its result or what it raised. A turn follows."""
+        self._note(job, result, seconds)
+        self.soon()
+
+    def _note(self, job: Job, result: object, seconds: float) -> None:
         if isinstance(job, Sync) or (isinstance(job, Write) and job.sync):
             self._meters.sync_seconds.observe(seconds)
         if isinstance(result, Exception) and not isinstance(result, OSError | StorageError):
             self._stop(result)
         else:
-            self.call(self.core.done, job, result)
+            self._enter(self.core.done, job, result)
 
     def soon(self) -> None:
         """Make sure that a turn follows in the next iteration of the loop."""
@@ -107,12 +111,15 @@ class Turns:
 
     def _turn(self, now: Now) -> None:
         self.core.tick(now)
-        self._hand_out(self.core.drain(now))
+        while self._hand_out(self.core.drain(self.now)):
+            pass  # a write that is done already lets out who waited for it
         # What left may have set deadlines of its own: a lease begins when its delivery leaves.
         self._set_timer(self.core.deadline)
         self._after()
 
-    def _hand_out(self, outputs: list[Output]) -> None:
+    def _hand_out(self, outputs: list[Output]) -> bool:
+        """To peers and threads. True if a job was done at once, so that there may be more to hand out."""
+        done: list[tuple[Job, object, float]] = []
         sends: dict[Peer, list[Send]] = {}
         closes: list[Close] = []
         for output in outputs:
@@ -120,13 +127,16 @@ class Turns:
                 sends.setdefault(cast(Peer, output.connection.peer), []).append(output)
             elif isinstance(output, Close):
                 closes.append(output)
-            else:
-                self._submit(output)
+            elif (ended := self._submit(output)) is not None:
+                done.append((output, *ended))
         moment = stopwatch()
         for peer, its in sends.items():
             peer.send(its, moment)
         for connection, reason in closes:
             cast(Peer, connection.peer).close(reason)
+        for job, result, seconds in done:
+            self._note(job, result, seconds)
+        return bool(done) and not self._failed
 
     def _set_timer(self, deadline: int | None) -> None:
         """A timer that is set too early costs one turn without work, less than moving it every turn."""

@@ -3,6 +3,10 @@
 They run `Files.run` and nothing else, that is system calls, which release the interpreter lock; a Python
 loop here would cost the event loop milliseconds. What a job gave or raised goes back to the event loop
 as one call. Threads are daemons: a disk that never answers cannot keep a failed node alive.
+
+A small write needs no thread while the disk is quick: there and back takes longer than the write. One that
+takes long after all holds up the event loop once; what follows goes by the thread, until the disk is quick
+again.
 """
 
 import asyncio
@@ -18,6 +22,10 @@ POOL_THREADS = 4
 Run = Callable[[Job], object]
 Done = Callable[[Job, object, float], None]
 """A job, its result or the exception it raised, and the seconds it took; called on the event loop."""
+SMALL_BYTES = 16 << 10
+QUICK_SECONDS = 0.0005
+QUICK_WRITES = 32
+"""So many in a row make a quick disk."""
 
 
 class Workers:
@@ -28,6 +36,8 @@ class Workers:
         self._writes: SimpleQueue[Job | None] = SimpleQueue()
         self._others: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[Thread] = []
+        self._quick = 0
+        """Writes and syncs in a row that were quick. Who runs one counts it; there is one at a time."""
 
     def start(self, loop: asyncio.AbstractEventLoop, done: Done) -> None:
         """Begin to take jobs; `done` is called on `loop` for each."""
@@ -37,9 +47,18 @@ class Workers:
             self._threads.append(thread)
             thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Hand a job to its thread. Writes and syncs are run one at a time, in the order of these calls."""
-        (self._writes if isinstance(job, Write | Sync) else self._others).put(job)
+    def submit(self, job: Job) -> tuple[object, float] | None:
+        """Hand a job to its thread; or run it here, and return its result and the seconds it took. Writes and
+        syncs are run one at a time: the next one is submitted when that before it is done."""
+        if not isinstance(job, Write | Sync):
+            self._others.put(job)
+        elif (
+            self._quick >= QUICK_WRITES and isinstance(job, Write) and sum(map(len, job.data)) <= SMALL_BYTES
+        ):
+            return self._do(job)
+        else:
+            self._writes.put(job)
+        return None
 
     def stop(self) -> None:
         """Run what was submitted to its end, and end the threads."""
@@ -57,13 +76,20 @@ class Workers:
         """A function of its own, so that no view of the job's bytes is kept while waiting for the next."""
         if job is None:
             return False
+        result, seconds = self._do(job)
+        try:
+            loop.call_soon_threadsafe(done, job, result, seconds)
+        except RuntimeError:
+            return False  # the loop is closed: the node ended without waiting for this job
+        return True
+
+    def _do(self, job: Job) -> tuple[object, float]:
         began = stopwatch()
         try:
             result = self._run(job)
         except Exception as error:
             result = error
-        try:
-            loop.call_soon_threadsafe(done, job, result, stopwatch() - began)
-        except RuntimeError:
-            return False  # the loop is closed: the node ended without waiting for this job
-        return True
+        seconds = stopwatch() - began
+        if isinstance(job, Write | Sync):
+            self._quick = self._quick + 1 if seconds <= QUICK_SECONDS else 0
+        return result, seconds

@@ -263,7 +263,7 @@ class Journal(Generic[T]):
         elif room.most < needed:
             room = Room(coming, 0)
         start = padded(self.end) if block is None else block.end
-        fresh = Block[T](start, buffer, room, alone=alone)
+        fresh: Block[T] = Block(start, buffer, room, alone=alone)
         self._blocks.append(fresh)
         return fresh
 

@@ -38,6 +38,40 @@ async def test_jobs_go_to_the_threads_in_order(turns: Turns, core: ScriptedCore,
     assert jobs == [Drop("a"), Write("b", 0, ()), Drop("c")]
 
 
+async def test_what_a_job_done_at_once_lets_out_leaves_in_the_same_turn(
+    turns: Turns, core: ScriptedCore, meters: Meters, jobs: list[Job]
+) -> None:
+    write = Write("a", 0, ())
+
+    def submit(job: Job) -> tuple[object, float] | None:
+        jobs.append(job)
+        if job is not write:
+            return None
+        core.outputs += [Drop("b")]
+        return None, 0.0002
+
+    turns._submit = submit
+    core.outputs += [write]
+    turns.soon()
+    await turn()
+    assert jobs == [write, Drop("b")]
+    assert core.named("done") == [(write, None)]
+    assert len(core.named("tick")) == 1
+    assert meters.sync_seconds.sum == 0.0002
+
+
+async def test_job_done_at_once_that_ends_the_node_is_the_last_the_core_hears_of(
+    turns: Turns, core: ScriptedCore, failures: list[Exception]
+) -> None:
+    drained = []
+    turns._submit = lambda job: (TypeError("not a name"), 0.0)
+    core.drain = lambda now: drained.append(now) or [Write("a", 0, ())]  # type: ignore[method-assign, func-returns-value]
+    turns.soon()
+    await turn()
+    assert [type(failure) for failure in failures] == [TypeError]
+    assert len(drained) == 1
+
+
 async def test_result_of_a_job_reaches_the_core_and_a_write_is_timed(
     turns: Turns, core: ScriptedCore, meters: Meters
 ) -> None:

@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
-from penstock_broker.server.workers import POOL_THREADS, Workers
-from penstock_broker.storage.files import Drop, Job, Write
+from penstock_broker.server import workers as room
+from penstock_broker.server.workers import POOL_THREADS, QUICK_SECONDS, QUICK_WRITES, SMALL_BYTES, Workers
+from penstock_broker.storage.files import Drop, Job, Sync, Write
 
 
 class Results:
@@ -17,6 +18,10 @@ class Results:
         self.all_there = asyncio.Event()
         self._expected = expected
 
+    def expect(self, more: int) -> None:
+        self._expected = len(self.got) + more
+        self.all_there.clear()
+
     def __call__(self, job: Job, result: object, seconds: float) -> None:
         assert seconds >= 0
         self.got.append((job, result))
@@ -24,7 +29,79 @@ class Results:
             self.all_there.set()
 
 
-async def test_writes_run_one_at_a_time_in_order_beside_other_jobs() -> None:
+class Disk:
+    """Runs jobs, each of which takes `seconds` by the stopwatch of the room, and keeps who ran what."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        self.ran: list[tuple[str, Job]] = []
+        self._now = 0.0
+        monkeypatch.setattr(room, "stopwatch", lambda: self._now)
+
+    def run(self, job: Job) -> object:
+        self.ran.append((threading.current_thread().name, job))
+        self._now += self.seconds
+        return job.name
+
+
+async def done(workers: Workers, results: Results, job: Job) -> object:
+    """Submit it, and wait for its result."""
+    ended = workers.submit(job)
+    if ended is not None:
+        return ended[0]
+    results.expect(1)
+    await asyncio.wait_for(results.all_there.wait(), 10)
+    return results.got[-1][1]
+
+
+async def test_small_write_needs_no_thread_while_the_disk_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    workers, results = Workers(disk.run), Results(0)
+    workers.start(asyncio.get_running_loop(), results)
+    small, large = Write("w", 0, (bytes(SMALL_BYTES),)), Write("w", 0, (bytes(SMALL_BYTES), b"more"))
+    for _ in range(QUICK_WRITES):
+        assert await done(workers, results, small) == "w"
+    for job in (small, large, Sync("w"), small):
+        await done(workers, results, job)
+    here = threading.current_thread().name
+    assert [who for who, _ in disk.ran] == ["flusher"] * QUICK_WRITES + [here, "flusher", "flusher", here]
+    workers.stop()
+
+
+async def test_slow_write_sends_those_after_it_to_the_thread_until_the_disk_is_quick_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = Disk(monkeypatch)
+    workers, results = Workers(disk.run), Results(0)
+    workers.start(asyncio.get_running_loop(), results)
+    small = Write("w", 0, (b"small",))
+    for _ in range(QUICK_WRITES):
+        await done(workers, results, small)
+    disk.seconds = 2 * QUICK_SECONDS
+    await done(workers, results, small)
+    disk.seconds = 0.0
+    for _ in range(QUICK_WRITES + 1):
+        await done(workers, results, small)
+    here = threading.current_thread().name
+    assert [who for who, _ in disk.ran] == ["flusher"] * QUICK_WRITES + [here] + [
+        "flusher"
+    ] * QUICK_WRITES + [here]
+    workers.stop()
+
+
+async def test_write_done_at_once_that_fails_gives_what_it_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(job: Job) -> object:
+        raise OSError(5, "Input/output error")
+
+    workers = Workers(run)
+    workers._quick = QUICK_WRITES
+    ended = workers.submit(Write("w", 0, ()))
+    assert ended is not None
+    assert isinstance(ended[0], OSError)
+
+
+async def test_writes_run_one_at_a_time_in_order_beside_other_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "QUICK_WRITES", 1_000)
     ran: list[tuple[str, str]] = []
     overlapping: list[str] = []
     writing = threading.Lock()
