@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 from tests.fakes.scripted_server import LOG, ScriptedServer
+from tests.unit.client.publishing import quiet, start
 
 import penstock
 from penstock.errors import Busy, ClientClosed, NotFound, OutcomeUnknown, QueueFull, TooLarge
@@ -14,36 +15,8 @@ from penstock_protocol.messages.queues import Confirm, Enqueue
 from penstock_protocol.messages.session import Ping
 
 
-@pytest.fixture
-async def server():
-    async with ScriptedServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(server):
-    client = await penstock.connect(server.url)
-    yield client
-    await client.close(0)
-
-
-@pytest.fixture
-def queue(client):
-    return client.queue("jobs")
-
-
-def start(coroutine):
-    return asyncio.ensure_future(coroutine)
-
-
 def number(asked):
     return asked.batch.producer_id, asked.batch.sequence
-
-
-async def quiet(server, client):
-    """Nothing more comes: a round trip later there is still no request."""
-    await client.wire.request(Ping())
-    assert server.requests.empty()
 
 
 # Gathering

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.scripted_server import ScriptedServer, until
+from tests.unit.client.publishing import quiet, start
 
 import penstock
 from penstock import bulk
@@ -17,7 +18,7 @@ from penstock_protocol.errors import Busy, SequenceGap
 from penstock_protocol.limits import BATCH_BYTES_MAX, BATCH_COUNT_MAX, SEQUENCES_IN_FLIGHT_MAX
 from penstock_protocol.messages.queues import Enqueue
 from penstock_protocol.messages.schema import pack_document
-from penstock_protocol.messages.session import Document, Ping
+from penstock_protocol.messages.session import Document
 from penstock_protocol.messages.topics import DescribeTopic, Produce
 
 LARGE = 600_000
@@ -30,29 +31,8 @@ async def server():
         yield server
 
 
-@pytest.fixture
-async def client(server):
-    client = await penstock.connect(server.url)
-    yield client
-    await client.close(0)
-
-
-@pytest.fixture
-def queue(client):
-    return client.queue("jobs")
-
-
-def start(coroutine):
-    return asyncio.ensure_future(coroutine)
-
-
 def large(index):
     return b"%d" % (index % 10) * LARGE
-
-
-async def quiet(server, client):
-    await client.wire.request(Ping())
-    assert server.requests.empty()
 
 
 async def of_generator(items):

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgpack
 import pytest
-from tests.fakes.scripted_server import ScriptedServer, until
+from tests.fakes.scripted_server import until
 
 import penstock
 from penstock import Backoff
@@ -76,18 +76,6 @@ def topic_document(name="log"):
     partitions = [{"partition": 0, "uuid": LOG.bytes, "start": 1, "end": 9, "bytes": 800}]
     topic = {"name": name, "uuid": LOG.bytes, "created": False, "settings": TOPIC_SETTINGS}
     return Document(pack_document({**topic, "partitions": partitions}))
-
-
-@pytest.fixture
-async def server():
-    async with ScriptedServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(server):
-    async with penstock.connect(server.url) as client:
-        yield client
 
 
 async def answered(server, coroutine, reply):

@@ -1,9 +1,8 @@
 """Confirms of batches in which not every message is new: duplicates, and job keys that are taken."""
 
-import asyncio
-
 import pytest
 from tests.fakes.scripted_server import LOG, ScriptedServer
+from tests.unit.client.publishing import start
 
 import penstock
 from penstock import Outgoing
@@ -21,17 +20,6 @@ LARGE = 600_000
 async def server():
     async with ScriptedServer(credit=64 << 20) as server:
         yield server
-
-
-@pytest.fixture
-async def queue(server):
-    client = await penstock.connect(server.url)
-    yield client.queue("jobs")
-    await client.close(0)
-
-
-def start(coroutine):
-    return asyncio.ensure_future(coroutine)
 
 
 def confirmed(first, messages, *exceptions):

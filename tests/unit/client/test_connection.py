@@ -40,12 +40,6 @@ WAIT = Receive("jobs", 1, 20_000)
 
 
 @pytest.fixture
-async def server():
-    async with ScriptedServer() as server:
-        yield server
-
-
-@pytest.fixture
 def events():
     return []
 

@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.fakes.scripted_server import ScriptedServer, until
+from tests.fakes.scripted_server import until
+from tests.unit.client.publishing import start
 
-import penstock
 from penstock import Outgoing
 from penstock.errors import Conflict, Invalid, OutcomeUnknown
 from penstock_protocol.errors import SequenceGap
@@ -16,25 +16,8 @@ from penstock_protocol.messages.topics import DescribeTopic, Produce
 
 
 @pytest.fixture
-async def server():
-    async with ScriptedServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(server):
-    client = await penstock.connect(server.url)
-    yield client
-    await client.close(0)
-
-
-@pytest.fixture
 def topic(client):
     return client.topic("orders")
-
-
-def start(coroutine):
-    return asyncio.ensure_future(coroutine)
 
 
 def seen(asked: Any) -> tuple[list[bytes], int | None, int]:

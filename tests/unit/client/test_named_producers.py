@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.fakes.scripted_server import ScriptedServer
+from tests.unit.client.publishing import start
 
 import penstock
 from penstock.errors import OutcomeUnknown, Stale
@@ -18,12 +18,6 @@ NAME = "orders-writer"
 
 
 @pytest.fixture
-async def server():
-    async with ScriptedServer() as server:
-        yield server
-
-
-@pytest.fixture
 async def client(server):
     client = await penstock.connect(server.url, timeout=0.3)
     yield client
@@ -33,10 +27,6 @@ async def client(server):
 @pytest.fixture
 def topic(client):
     return client.topic("orders", producer=NAME)
-
-
-def start(coroutine):
-    return asyncio.ensure_future(coroutine)
 
 
 async def opened(server, id: int = FIRST, *, again: bool = False) -> None:

@@ -4,46 +4,13 @@ import asyncio
 from itertools import count
 
 import pytest
-from tests.fakes.scripted_server import ScriptedServer, until
+from tests.fakes.scripted_server import until
+from tests.unit.client.publishing import quiet, start
 
 import penstock
 from penstock.errors import Busy, Disconnected, OutcomeUnknown, QueueFull
 from penstock_protocol.errors import SequenceGap
 from penstock_protocol.messages.queues import Enqueue, ListQueues
-from penstock_protocol.messages.session import Ping
-
-
-@pytest.fixture
-async def server():
-    async with ScriptedServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(server):
-    client = await penstock.connect(server.url)
-    yield client
-    await client.close(0)
-
-
-@pytest.fixture
-def queue(client):
-    return client.queue("jobs")
-
-
-def start(coroutine):
-    return asyncio.ensure_future(coroutine)
-
-
-def number(asked):
-    return asked.batch.producer_id, asked.batch.sequence
-
-
-async def quiet(server, client):
-    """Nothing more comes: a round trip later there is still no request."""
-    await client.wire.request(Ping())
-    assert server.requests.empty()
-
 
 # Time
 

@@ -6,6 +6,7 @@ import msgpack
 import pytest
 from tests.fakes.client_wire import delivered, payload_of
 from tests.fakes.scripted_server import ScriptedServer, until
+from tests.unit.client.publishing import start
 
 import penstock
 from penstock import codecs
@@ -68,15 +69,6 @@ async def client(server, events):
     client = await penstock.connect(server.url, on_event=events.append)
     yield client
     await client.close(1)
-
-
-@pytest.fixture
-def queue(client):
-    return client.queue("jobs")
-
-
-def start(coroutine):
-    return asyncio.ensure_future(coroutine)
 
 
 async def test_an_answer_finds_who_asked(server, queue):

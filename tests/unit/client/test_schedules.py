@@ -5,10 +5,8 @@ from datetime import timedelta
 import msgpack
 import pytest
 from tests.fakes.client_wire import NOW_MS
-from tests.fakes.scripted_server import ScriptedServer
 from tests.unit.client.test_client_admin import answered
 
-import penstock
 from penstock.errors import Invalid
 from penstock.values import instant_of
 from penstock_protocol.batch import BatchView, Kind
@@ -31,18 +29,6 @@ SETTINGS = {
 def schedule_document(**other):
     schedule = {"name": "often", "queue": "jobs", "settings": SETTINGS, "next": [NOW_MS, NOW_MS + 90_000]}
     return schedule | {"runs": 3, "missed": 1, "latest": 7} | other
-
-
-@pytest.fixture
-async def server():
-    async with ScriptedServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(server):
-    async with penstock.connect(server.url) as client:
-        yield client
 
 
 async def test_a_schedule_is_created_with_a_rhythm_and_a_message(server, client):
