@@ -85,6 +85,7 @@ SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
         System(OWN, "fsync", "penstock_loadtest.own:Penstock", ("penstock", "uvloop", "msgpack")),
+        _peer("skeleton", "fsync", ("uvloop",), "skeleton", "Raw"),
         _peer("rabbitmq-classic", "confirm after fsync", PIKA, "rabbitmq", "Classic"),
         _peer("rabbitmq-quorum", "confirm after fsync, 1 replica", PIKA, "rabbitmq", "Quorum"),
         _peer("nats", "page cache, fsync every 2 min", ("nats-py",), "nats", "JetStream"),

@@ -35,6 +35,17 @@ async def outcome(broker: BrokerProcess, flow: Flow, adapter: str = "penstock_lo
     return await Run(target, scenario, seconds=60, tell=lambda sample: None).result()
 
 
+def test_skeleton_bears_the_same_load_and_is_verified_the_same_way(tmp_path: Path) -> None:
+    command = ("compare", "queue", "one-at-a-time", "--peers", "skeleton", "--scale", "0.002", "--out", "r")
+    done = loadtest(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "r.json").read_text())["runs"]
+    assert [(row["scenario"], row["system"]) for row in results] == [
+        (scenario, system) for scenario in ("queue", "one-at-a-time") for system in ("penstock", "skeleton")
+    ]
+    assert all(is_clean(row) for row in results)
+
+
 def test_broker_of_its_own_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
     done = loadtest(
         tmp_path, "queue", "--messages", "20000", "--scale", "0.001", "--out", "r", "--slo", "lost<1"
