@@ -104,6 +104,11 @@ class Page:
         """What is typed into a shell."""
         return SESSION.findall(self.text)
 
+    def session(self, word: str) -> str:
+        """The one session with that word."""
+        (found,) = [each for each in self.sessions() if word in each]
+        return found
+
 
 def _arguments() -> set[str]:
     """Every keyword that a call of the client takes."""
@@ -141,6 +146,18 @@ def first_line(program: str, environment: dict[str, str]) -> str:
         finally:
             process.terminate()
             process.wait(SECONDS)
+
+
+def run(program: str, broker: BrokerProcess) -> subprocess.CompletedProcess[str]:
+    """A program run to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=environ(broker),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
 
 
 def typed(session: str, broker: BrokerProcess) -> list[str]:

@@ -1,10 +1,7 @@
 """The page about consumers: its programs print what they should, and its commands can be typed."""
 
-import subprocess
-import sys
-
 import pytest
-from tests.integration.pages import SECONDS, Page, environ, typed
+from tests.integration.pages import Page, run, typed
 from tests.integration.process import BrokerProcess
 
 PAGE = Page("consumers.md")
@@ -19,14 +16,7 @@ PRINTED = {
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_program_prints(name: str, broker: BrokerProcess) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PAGE.program(name)],
-        env=environ(broker),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    done = run(PAGE.program(name), broker)
     assert (done.stdout, done.stderr) == (PRINTED[name], "")
 
 
@@ -35,5 +25,4 @@ FETCHED = {"clicks": "0 1  b\n0 2  c\n", "temperatures": "0 1  21.0\n0 2  21.5\n
 
 @pytest.mark.parametrize("topic", FETCHED)
 def test_session_ends_with_what_it_fetches(topic: str, broker: BrokerProcess) -> None:
-    (session,) = [each for each in PAGE.sessions() if topic in each]
-    assert typed(session, broker)[-1] == FETCHED[topic]
+    assert typed(PAGE.session(topic), broker)[-1] == FETCHED[topic]

@@ -1,10 +1,7 @@
 """The page about topics: its programs print what they should, and its commands can be typed."""
 
-import subprocess
-import sys
-
 import pytest
-from tests.integration.pages import SECONDS, Page, environ, typed
+from tests.integration.pages import Page, run, typed
 from tests.integration.process import BrokerProcess
 
 PAGE = Page("topics.md")
@@ -12,14 +9,7 @@ PAGE = Page("topics.md")
 
 def printed(name: str, broker: BrokerProcess) -> str:
     """What a program prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", PAGE.program(name)],
-        env=environ(broker),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    done = run(PAGE.program(name), broker)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -62,5 +52,4 @@ EXPECTED = {
 
 @pytest.mark.parametrize("topic", EXPECTED)
 def test_session_ends_with_what_it_fetches(topic: str, broker: BrokerProcess) -> None:
-    (session,) = [each for each in PAGE.sessions() if topic in each]
-    assert typed(session, broker)[-1] == EXPECTED[topic]
+    assert typed(PAGE.session(topic), broker)[-1] == EXPECTED[topic]
