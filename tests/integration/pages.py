@@ -1,4 +1,4 @@
-"""The pages "Coming from …": their programs, their commands, their rows, and who tries each row."""
+"""The README and the pages of docs: their programs, their commands, their rows, and who tries each row."""
 
 import inspect
 import os
@@ -35,11 +35,11 @@ from penstock.topic_consumer import TopicConsumerOptions
 HERE = Path(__file__).parent
 TEST = re.compile(r"^(?:async )?def (test_\w+)", re.MULTILINE)
 DOCS = Path(__file__).parents[2] / "docs"
-PROGRAM = re.compile(r"<!-- program: (\w+) -->\n+```python\n(.*?)```", re.DOTALL)
+PROGRAM = re.compile(r"<!-- (?:program|example): (\w+) -->\n+```python\n(.*?)```", re.DOTALL)
 SESSION = re.compile(r"```\n(penstock .*?)```", re.DOTALL)
 CODE = re.compile(r"`([^`]+)`")
 ARGUMENT = re.compile(r"\b([a-z_]+)=(?!=)")
-SECONDS = 60
+SECONDS = 30
 FACES: dict[str, tuple[type, ...]] = {
     **{"client": (Client,), "consumer": (Consumer, TopicConsumer), "group": (Group,)},
     **{"queue": (Queue,), "message": (Message,), "messages": (Messages,)},
@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 
 class Page:
-    """One of them."""
+    """One of them; `name`: its path from docs."""
 
     def __init__(self, name: str) -> None:
         self.text = (DOCS / name).read_text("utf-8")
