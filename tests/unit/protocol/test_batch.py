@@ -1,5 +1,6 @@
 """Batches: what goes in comes out, a cut is the same messages, and nothing malformed gets in."""
 
+from collections.abc import Iterator
 from struct import pack_into
 from typing import NamedTuple
 
@@ -177,13 +178,34 @@ def test_renumbered_batch_holds_the_same_messages() -> None:
 # cuts
 
 
+def cuts(
+    view: BatchView, messages: list[Message], data: st.DataObject
+) -> Iterator[tuple[BatchView, list[Message]]]:
+    """A cut, a cut of that and one of that again, each with the messages it has to hold."""
+    for _ in range(3):
+        first = data.draw(st.integers(0, len(messages) - 1))
+        count = data.draw(st.integers(1, len(messages) - first))
+        view, messages = BatchView(cut(view, first, count)), messages[first : first + count]
+        yield view, messages
+
+
+def picks(
+    view: BatchView, messages: list[Message], data: st.DataObject
+) -> Iterator[tuple[BatchView, dict[int, Message]]]:
+    """The same of picked messages, which have to keep their offsets: by offset."""
+    expected, first = dict(enumerate(messages)), 0
+    for _ in range(3):
+        chosen = data.draw(st.sets(st.integers(0, view.count - 1), min_size=1))
+        offsets = [first + view.deltas[index] for index in sorted(chosen)]
+        view = BatchView(picked(view, sorted(chosen)))
+        first, expected = offsets[0], {offset: expected[offset] for offset in offsets}
+        assert [first + delta for delta in view.deltas] == offsets
+        yield view, expected
+
+
 @given(messages_strategy, st.data())
 def test_cut_of_a_cut_is_the_same_messages(messages: list[Message], data: st.DataObject) -> None:
-    view, expected = BatchView(built(messages).encode(5, 6)), messages
-    for _ in range(3):
-        first = data.draw(st.integers(0, len(expected) - 1))
-        count = data.draw(st.integers(1, len(expected) - first))
-        view, expected = BatchView(cut(view, first, count)), expected[first : first + count]
+    for view, expected in cuts(BatchView(built(messages).encode(5, 6)), messages, data):
         view.check(MESSAGE_BYTES_MAX_DEFAULT)
         assert read(view) == expected
         assert (view.producer_id, view.sequence) == (5, 6)
@@ -201,15 +223,7 @@ def test_cut_of_everything_is_the_batch_itself() -> None:
 def test_picked_messages_are_the_same_and_keep_their_offsets(
     messages: list[Message], data: st.DataObject
 ) -> None:
-    view = BatchView(built(messages).encode(5, 6))
-    expected = dict(enumerate(messages))
-    first = 0
-    for _ in range(3):
-        chosen = data.draw(st.sets(st.integers(0, view.count - 1), min_size=1))
-        offsets = [first + view.deltas[index] for index in sorted(chosen)]
-        view = BatchView(picked(view, sorted(chosen)))
-        first, expected = offsets[0], {offset: expected[offset] for offset in offsets}
-        assert [first + delta for delta in view.deltas] == offsets
+    for view, expected in picks(BatchView(built(messages).encode(5, 6)), messages, data):
         assert read(view) == list(expected.values())
         assert (view.producer_id, view.sequence) == (5, 6)
 

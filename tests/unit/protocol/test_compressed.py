@@ -10,7 +10,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.protocol.test_batch import Message, built, messages_strategy, read, tampered
+from tests.unit.protocol.test_batch import Message, built, cuts, messages_strategy, picks, read, tampered
 
 from penstock_protocol.batch import (
     COLUMN,
@@ -124,11 +124,7 @@ def test_cells_added_to_a_compressed_batch_leave_it_compressed() -> None:
 def test_cut_of_a_cut_of_a_compressed_batch_is_the_same_messages(
     messages: list[Message], data: st.DataObject
 ) -> None:
-    view, expected = squeezed(messages), messages
-    for _ in range(3):
-        first = data.draw(st.integers(0, len(expected) - 1))
-        count = data.draw(st.integers(1, len(expected) - first))
-        view, expected = BatchView(cut(view, first, count)), expected[first : first + count]
+    for view, expected in cuts(squeezed(messages), messages, data):
         assert read(inflated(view)) == expected
         assert (view.producer_id, view.sequence, view.codec) == (5, 6, LZ4)
 
@@ -137,16 +133,9 @@ def test_cut_of_a_cut_of_a_compressed_batch_is_the_same_messages(
 def test_picked_messages_of_a_compressed_batch_are_the_same_and_keep_their_offsets(
     messages: list[Message], data: st.DataObject
 ) -> None:
-    view = squeezed(messages, ZSTD)
-    expected = dict(enumerate(messages))
-    first = 0
-    for _ in range(3):
-        chosen = data.draw(st.sets(st.integers(0, view.count - 1), min_size=1))
-        offsets = [first + view.deltas[index] for index in sorted(chosen)]
-        view = BatchView(picked(view, sorted(chosen)))
-        first, expected = offsets[0], {offset: expected[offset] for offset in offsets}
-        assert [first + delta for delta in view.deltas] == offsets
-        assert is_sparse(view.view) == view.sparse == (offsets[-1] - offsets[0] >= len(offsets))
+    for view, expected in picks(squeezed(messages, ZSTD), messages, data):
+        span = max(expected) - min(expected)
+        assert is_sparse(view.view) == view.sparse == (span >= len(expected))
         assert read(inflated(view)) == list(expected.values())
 
 
