@@ -78,6 +78,8 @@ def test_group_is_deleted_with_its_offsets(cli: Cli) -> None:
     assert (code, "add --yes" in said) == (2, True)
     assert ran(cli, "group", "delete", "g", "--yes") == (0, "", "delete group g with 2 offsets\n")
     assert cli.objects("group", "list") == []
+    cli("fetch", "t", "--group", "g", "-n", "1")
+    assert ran(cli, "group", "delete", "g", "--yes", "--json")[:2] == (0, '{"name": "g", "deleted": true}\n')
 
 
 def test_fetch_ends_where_it_is_told(cli: Cli) -> None:

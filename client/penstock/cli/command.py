@@ -157,4 +157,11 @@ async def confirm(plan: str, options: Namespace) -> None:
         raise Failure("nothing was changed")
 
 
+async def deleted(call: Call, kind: str, name: str) -> None:
+    """Say that something is gone."""
+    note(f"{kind} {name} is deleted")
+    if call.out.json:
+        await call.out.objects([{"name": name, "deleted": True}])
+
+
 YES = argument("--yes", action="store_true", help="do it without asking")

@@ -5,7 +5,7 @@ from argparse import ArgumentTypeError
 from dataclasses import asdict
 
 from penstock.cli.arguments import Place, count, place, utf8
-from penstock.cli.command import YES, Call, Command, argument, confirm, note
+from penstock.cli.command import YES, Call, Command, argument, confirm, deleted, note
 from penstock.cli.queues import PREFIX
 from penstock.values import GroupDescription
 
@@ -78,7 +78,7 @@ async def _delete(call: Call) -> None:
     described = await group.describe()
     await confirm(f"delete group {group.name} with {len(described.partitions)} offsets", call.options)
     await group.delete()
-    note(f"group {group.name} is deleted")
+    await deleted(call, "group", group.name)
 
 
 GROUP = argument("group", metavar="GROUP", type=utf8)

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from penstock.cli.arguments import utf8
-from penstock.cli.command import YES, Call, Command, argument, confirm, note
+from penstock.cli.command import YES, Call, Command, argument, confirm, deleted
 from penstock.cli.output import instant_text
 from penstock.cli.queues import PREFIX
 
@@ -23,9 +23,7 @@ async def _delete(call: Call) -> None:
     name = call.options.name
     await confirm(f"delete producer {name}; whoever produces under that name is refused", call.options)
     await call.client.delete_producer(name)
-    note(f"producer {name} is deleted")
-    if call.out.json:
-        await call.out.objects([{"name": name, "deleted": True}])
+    await deleted(call, "producer", name)
 
 
 COMMANDS = (

@@ -20,7 +20,7 @@ from penstock.cli.arguments import (
     settings_shown,
     utf8,
 )
-from penstock.cli.command import YES, Call, Command, Usage, argument, confirm, note
+from penstock.cli.command import YES, Call, Command, Usage, argument, confirm, deleted, note
 from penstock.cli.messages import FORMAT, QUEUE, rendered
 from penstock.values import QueueDescription
 
@@ -148,9 +148,7 @@ async def _delete(call: Call) -> None:
     queue = await call.client.describe_queue(call.options.queue)
     await confirm(f"delete queue {queue.name} with {_held(queue)}", call.options)
     await call.client.delete_queue(queue.name)
-    note(f"queue {queue.name} is deleted")
-    if call.out.json:
-        await call.out.objects([{"name": queue.name, "deleted": True}])
+    await deleted(call, "queue", queue.name)
 
 
 async def _purge(call: Call) -> None:

@@ -15,7 +15,7 @@ from penstock.cli.arguments import (
     settings_given,
     utf8,
 )
-from penstock.cli.command import YES, Call, Command, Usage, argument, confirm, note
+from penstock.cli.command import YES, Call, Command, Usage, argument, confirm, deleted, note
 from penstock.cli.messages import MESSAGE_OPTIONS, QUEUE, options_typed
 from penstock.cli.output import instant_text
 from penstock.cli.publish import HEADERS
@@ -103,9 +103,7 @@ async def _delete(call: Call) -> None:
     name = call.options.name
     await confirm(f"delete schedule {name}; what it enqueued stays", call.options)
     await call.client.delete_schedule(name)
-    note(f"schedule {name} is deleted")
-    if call.out.json:
-        await call.out.objects([{"name": name, "deleted": True}])
+    await deleted(call, "schedule", name)
 
 
 COMMANDS = (

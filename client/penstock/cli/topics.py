@@ -14,7 +14,7 @@ from penstock.cli.arguments import (
     settings_given,
     settings_shown,
 )
-from penstock.cli.command import YES, Call, Command, Usage, confirm, note
+from penstock.cli.command import YES, Call, Command, Usage, confirm, deleted, note
 from penstock.cli.queues import IF_EXISTS, PREFIX
 from penstock.cli.records import TOPIC
 from penstock.values import PartitionDescription, TopicDescription
@@ -105,9 +105,7 @@ async def _delete(call: Call) -> None:
     plan += f" {len(topic.partitions):,} partitions, and the offsets that groups committed on it"
     await confirm(plan, call.options)
     await call.client.delete_topic(topic.name)
-    note(f"topic {topic.name} is deleted")
-    if call.out.json:
-        await call.out.objects([{"name": topic.name, "deleted": True}])
+    await deleted(call, "topic", topic.name)
 
 
 COMMANDS = (
