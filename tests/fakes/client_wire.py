@@ -83,9 +83,18 @@ class FakeWire:
     def _ask(self, asked: Asked) -> None:
         self.asked.append(asked)
         self._asking.set()
+        self._answer(asked)
+
+    def _answer(self, asked: Asked) -> None:
         answer = self.answers.get(type(asked.message), lambda _: None)(asked.message)
         if answer is not None:
             asked.reply(answer)
+
+    def answer(self, kind: type) -> None:
+        """Answer what waits of one kind and can be answered now."""
+        for asked in self.asked:
+            if not asked.answered and isinstance(asked.message, kind):
+                self._answer(asked)
 
     def send(self, message: Any) -> None:
         self.sent.append(message)

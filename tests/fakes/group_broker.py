@@ -34,14 +34,14 @@ class Group(Broker):
         """A new assignment."""
         self.given = list(given)
         self.generation += 1
-        self._answer()
+        self.wire.answer(Heartbeat)
 
     def lose(self, *given: int, detail: Any = None) -> None:
         """The membership is over; `given` is what joining again brings."""
         self.stale = Stale("no member any more", detail=detail)
         self.given = list(given)
         self.generation += 1
-        self._answer()
+        self.wire.answer(Heartbeat)
 
     @property
     def done(self) -> int:
@@ -58,13 +58,6 @@ class Group(Broker):
         """What the last JOIN said it had in hand."""
         payload = self.wire.last(Join).message.payload
         return unpack_document(payload) if payload else {}
-
-    def _answer(self) -> None:
-        for asked in self.wire.asked:
-            if not asked.answered and isinstance(asked.message, Heartbeat):
-                answer = self._heartbeat(asked.message)
-                if answer is not None:
-                    asked.reply(answer)
 
     def _told(self) -> Any:
         told = {"generation": self.generation, "heartbeat_ms": 3_000, "session_ms": 45_000}

@@ -1,5 +1,6 @@
 """A topic in memory, for handles and consumers that think it is a broker's."""
 
+import asyncio
 from typing import Any
 
 from tests.fakes.client_wire import LOG, FakeClient, delivered, payload_of
@@ -98,11 +99,7 @@ class Broker(FakeClient):
 
     def append(self, *bodies: bytes, partition: int = 0) -> None:
         self.logs[partition] += bodies
-        for asked in self.wire.asked:
-            if not asked.answered and isinstance(asked.message, Fetch):
-                answer = self._fetch(asked.message)
-                if answer is not None:
-                    asked.reply(answer)
+        self.wire.answer(Fetch)
 
     def topic(self, codec: codecs.Codec[Any] = codecs.raw, **options: Any) -> Topic[Any]:
         client: Any = self
@@ -110,6 +107,21 @@ class Broker(FakeClient):
 
     def consumer(self, *partitions: int, group: str | None = "readers", **options: Any) -> TopicConsumer[Any]:
         return self.topic().consumer(group, partitions=partitions or (0,), **options)
+
+
+class Held:
+    """A handler that stays with the record at one offset until it may go on."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.handled: list[int] = []
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        self._at = at
+
+    async def __call__(self, record: Any) -> None:
+        if record.offset == self._at:
+            self.begun.set()
+            await self.go_on.wait()
+        self.handled.append(record.offset)
 
 
 def document(value: Any) -> Document:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.fakes.client_wire import NOW_MS, turns
 from tests.fakes.group_broker import Group, filled
-from tests.fakes.topic_broker import document
+from tests.fakes.topic_broker import Held, document
 
 from penstock import record_consumer
 from penstock.errors import Busy, Conflict, Invalid, NotFound, Stale, Timeout
@@ -383,24 +383,17 @@ async def test_partition_received_later_ends_where_it_ended_at_the_start() -> No
 async def test_withdrawn_partition_is_given_up_when_its_running_handlers_are_done() -> None:
     group = filled(1)
     calls = Calls(group)
-    go_on, begun = asyncio.Event(), asyncio.Event()
-    handled: list[int] = []
-
-    async def handler(record: Any) -> None:
-        if record.offset == 3:
-            begun.set()
-            await go_on.wait()
-        handled.append(record.offset)
+    handler = Held(at=3)
 
     async with group.member(on_revoked=calls.revoked) as consumer:
         working = asyncio.ensure_future(consumer.work(handler, concurrency=1))
-        await begun.wait()
+        await handler.begun.wait()
         group.tell()
         await turns(20)
         assert group.done == 1
-        go_on.set()
+        handler.go_on.set()
         await group.carried_out()
-        assert handled == [0, 1, 2, 3]
+        assert handler.handled == [0, 1, 2, 3]
         assert calls.committed == [{0: 4}]
         working.cancel()
         await asyncio.wait([working])
@@ -408,18 +401,14 @@ async def test_withdrawn_partition_is_given_up_when_its_running_handlers_are_don
 
 async def test_records_of_a_lost_partition_are_not_committed_when_they_are_done() -> None:
     group = filled(1)
-    go_on, begun = asyncio.Event(), asyncio.Event()
-
-    async def handler(record: Any) -> None:
-        begun.set()
-        await go_on.wait()
+    handler = Held()
 
     async with group.member() as consumer:
         working = asyncio.ensure_future(consumer.work(handler))
-        await begun.wait()
+        await handler.begun.wait()
         group.lose()
         await group.carried_out()
-        go_on.set()
+        handler.go_on.set()
         await turns(10)
         working.cancel()
         await asyncio.wait([working])
@@ -429,20 +418,16 @@ async def test_records_of_a_lost_partition_are_not_committed_when_they_are_done(
 async def test_client_that_closes_waits_for_running_handlers(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     group = filled(1)
-    go_on, begun = asyncio.Event(), asyncio.Event()
-
-    async def handler(record: Any) -> None:
-        begun.set()
-        await go_on.wait()
+    handler = Held()
 
     async with group.member() as consumer:
         working = asyncio.ensure_future(consumer.work(handler, concurrency=1))
-        await begun.wait()
+        await handler.begun.wait()
         consumer.stop()
         closing = asyncio.ensure_future(consumer.closed())
         await turns(10)
         assert not closing.done()
-        go_on.set()
+        handler.go_on.set()
         await closing
         await working
     assert group.committed == {0: (1, "")}

@@ -70,15 +70,7 @@ class Broker(FakeClient):
     def append(self, *records: tuple[bytes | None, bytes | None], partition: int = 0) -> None:
         self.logs[partition] += [(key, value, self.time) for key, value in records]
         self.time += 1
-        self.answer()
-
-    def answer(self) -> None:
-        """What waits and can be answered now."""
-        for asked in self.wire.asked:
-            if not asked.answered and isinstance(asked.message, Fetch):
-                found = self._fetch(asked.message)
-                if found is not None:
-                    asked.reply(found)
+        self.wire.answer(Fetch)
 
     def table(self, codec: codecs.Codec[Any] = codecs.raw, **options: Any) -> Table[Any]:
         client: Any = self
@@ -177,7 +169,7 @@ async def test_a_key_that_moved_to_a_new_partition_has_its_later_value(held: int
     async with broker.table() as table:
         await turns(20)
         broker.held = set()
-        broker.answer()
+        broker.wire.answer(Fetch)
         await table.ready()
         assert dict(table.items()) == {b"moved": b"new", b"stays": b"old"}
         assert table._rows.buried == {}, "nothing older can come any more"
@@ -207,7 +199,7 @@ async def test_no_more_than_some_partitions_are_loaded_at_once(monkeypatch: pyte
         await turns(20)
         assert {fetch.partition for fetch in broker.wire.of(Fetch)} == {0, 1}
         broker.held = set()
-        broker.answer()
+        broker.wire.answer(Fetch)
         await opened.ready()
         assert len(opened) == 5
         await turns(20)
@@ -415,11 +407,11 @@ async def test_a_partition_whose_next_offset_has_gone_is_read_anew() -> None:
         broker.append((b"a", b"2"), (b"b", None), (b"e", b"1"))
         broker.logs[0] += [(b"c", b"1", 9), (b"f", b"1", 9)]
         broker.starts[0] = 6  # retention: all but the last two; the fetch that waits is below
-        broker.answer()
+        broker.wire.answer(Fetch)
         await turns(20)
         assert not table.is_ready
         broker.held = set()
-        broker.answer()
+        broker.wire.answer(Fetch)
         await table.ready()
         assert dict(table.items()) == {b"c": b"1", b"d": b"1", b"f": b"1"}, "a and b are no longer in the log"
         told = {change.key: change.new for change in [await anext(watch) for _ in range(3)]}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.client_wire import turns
-from tests.fakes.topic_broker import Broker
+from tests.fakes.topic_broker import Broker, Held
 
 from penstock import codecs, commits, topic_worker
 from penstock.errors import Invalid, NotFound, OutcomeUnknown, QueueFull
@@ -372,18 +372,10 @@ async def test_dead_letter_that_nobody_takes_ends_the_work() -> None:
 @pytest.mark.parametrize("by", ["cancel", "sigterm", "stop"])
 async def test_the_end_lets_running_handlers_finish_and_leaves_the_rest(by: str) -> None:
     broker = keyed(*[b"%d:" % n for n in range(10)])
-    begun, go_on = asyncio.Event(), asyncio.Event()
-    handled: list[int] = []
-
-    async def handler(record: Record[bytes]) -> None:
-        if record.offset == 2:
-            begun.set()
-            await go_on.wait()
-        handled.append(record.offset)
-
+    handler = Held(at=2)
     async with broker.consumer() as consumer:
         working = asyncio.ensure_future(consumer.work(handler, concurrency=1))
-        await begun.wait()
+        await handler.begun.wait()
         if by == "cancel":
             working.cancel()
         elif by == "sigterm":
@@ -392,10 +384,10 @@ async def test_the_end_lets_running_handlers_finish_and_leaves_the_rest(by: str)
             consumer.stop()
         await turns(10)
         assert not working.done()
-        go_on.set()
+        handler.go_on.set()
         await asyncio.wait([working])
         assert working.cancelled() is (by == "cancel")
-    assert handled == [0, 1, 2]
+    assert handler.handled == [0, 1, 2]
     assert broker.committed == {0: (3, "")}
 
 
