@@ -254,33 +254,31 @@ async def test_cancelled_fetch_leaves_nothing_behind(client: Client, lines: Topi
 
 async def test_cancelled_wait_for_a_record_leaves_nothing_behind(client: Client, lines: Topic[bytes]) -> None:
     end = 10
+    producing: list[asyncio.Future[Any]] = []
 
     async def produce_and_fetch() -> penstock.Records[bytes]:
-        nonlocal end
         fetching = asyncio.ensure_future(lines.fetch(0, end, wait=SECONDS))
-        producing = asyncio.ensure_future(lines.produce("x"))
-        try:
-            return await fetching
-        finally:
-            fetching.cancel()
-            await asyncio.wait([fetching, producing])
-            end = await lines.offset(0, "latest")
+        producing.append(asyncio.ensure_future(lines.produce("x")))
+        return await fetching
 
     async for ended in cancelled_at_every_turn(produce_and_fetch):
         if not ended.cancelled():
             assert len(ended.result()) == 1
+        await asyncio.gather(*producing)  # not in the call, which may be cancelled there, too
+        end = await lines.offset(0, "latest")
     assert client.wire.connections == 1
     assert len(await lines.fetch(0, 0, max_records=10_000)) == end
 
 
-async def test_cancelled_reader_commits_nothing_unfinished(client: Client, lines: Topic[bytes]) -> None:
+async def cancelled_readers(client: Client, lines: Topic[bytes], **options: Any) -> AsyncIterator[None]:
+    """Each has ended as a call of `cancelled_at_every_turn`; it commits nothing unfinished."""
     group = client.group("g")
     finished = 0
 
     async def read() -> None:
         nonlocal finished
         finished = 0
-        async with lines.consumer("g", partitions=[0], auto_commit=True) as consumer:
+        async with lines.consumer("g", auto_commit=True, **options) as consumer:
             async for record in consumer:
                 await asyncio.sleep(0)
                 if record.offset == 5:
@@ -288,36 +286,25 @@ async def test_cancelled_reader_commits_nothing_unfinished(client: Client, lines
                 finished = record.offset + 1
 
     async for ended in cancelled_at_every_turn(read):
+        yield
         committed = (await group.offsets("lines")).get(0, 0)
         assert committed == (finished if not ended.cancelled() else committed)
         assert committed <= finished
         await group.commit("lines", {0: 0})
+
+
+async def test_cancelled_reader_commits_nothing_unfinished(client: Client, lines: Topic[bytes]) -> None:
+    async for _ in cancelled_readers(client, lines, partitions=[0]):
+        pass
 
 
 async def test_cancelled_member_leaves_and_commits_nothing_unfinished(
     client: Client, lines: Topic[bytes]
 ) -> None:
-    group = client.group("g")
-    finished = 0
-
-    async def read() -> None:
-        nonlocal finished
-        finished = 0
-        async with lines.consumer("g", auto_commit=True) as consumer:
-            async for record in consumer:
-                await asyncio.sleep(0)
-                if record.offset == 5:
-                    break
-                finished = record.offset + 1
-
-    async for ended in cancelled_at_every_turn(read):
+    async for _ in cancelled_readers(client, lines):
         async with asyncio.timeout(SECONDS):  # else its partitions are nobody's until its session ends
             async with lines.consumer("g", until="now") as successor:
                 assert successor.assignment == (0,)
-        committed = (await group.offsets("lines")).get(0, 0)
-        assert committed == (finished if not ended.cancelled() else committed)
-        assert committed <= finished
-        await group.commit("lines", {0: 0})
     assert client.wire.connections == 1
 
 
