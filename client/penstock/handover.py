@@ -160,7 +160,7 @@ class Handover:
                 if reader.place.topic == topic:
                     reader.lost = committed.get(reader.place.partition, 0) > reader.finished
                     reader.doubtful = False
-        self._consumer.arrived.set()
+        self._consumer.turn.moved.set()
 
     async def _give_up(self, readers: list[Reader[Any]]) -> None:
         if not readers:

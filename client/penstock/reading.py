@@ -10,7 +10,7 @@ import asyncio
 import logging
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock.errors import Disconnected, NotFound, Timeout
@@ -45,7 +45,7 @@ class Reader(Generic[T]):
         topic: "Topic[T]",
         partition: int,
         position: int,
-        arrived: asyncio.Event,
+        arrived: "Callable[[Reader[T]], None]",
         *,
         until: int | None = None,
         where: dict[str, Any] | None = None,
@@ -89,6 +89,11 @@ class Reader(Generic[T]):
 
     # Life
 
+    @property
+    def begun(self) -> bool:
+        """Whether it reads."""
+        return self._task is not None
+
     def begin(self) -> None:
         """Start to read."""
         self._task = asyncio.ensure_future(self._read())
@@ -124,6 +129,11 @@ class Reader(Generic[T]):
     def is_ready(self) -> bool:
         """Whether there is a record to take. Raises what ended the reading."""
         return not self.held_back and (bool(self._reading) or self._turn_to_what_is_ahead())
+
+    @property
+    def has_nothing(self) -> bool:
+        """Neither a record that was fetched, nor a failure to tell of."""
+        return not self._reading and self._ahead is None and self._failure is None
 
     @property
     def is_at_its_end(self) -> bool:
@@ -202,14 +212,14 @@ class Reader(Generic[T]):
                     self._position = behind
                 else:
                     self._pass_hole(behind)
-                self._arrived.set()
+                self._arrived(self)
             self.heard = True
         except NotFound as error:
             self.leaving = self.optional
             self._failure = error
         except Exception as error:
             self._failure = error  # raised where the application asks for the next record
-        self._arrived.set()
+        self._arrived(self)
 
     def _pieces(self, runs: Sequence[RecordRun[T]]) -> Iterator[tuple[RecordRun[T], int]]:
         """What of these runs lies before `until`."""

@@ -12,7 +12,6 @@ is kept. What of it was handed out is booked when somebody has to know (`cut`).
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -28,6 +27,7 @@ from penstock.reading import Reader
 from penstock.record import Record, RecordRun
 from penstock.span import Span
 from penstock.topic_worker import Handler
+from penstock.turn import Turn
 from penstock.values import Backoff, Duration, TopicPartition, seconds_of
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         self.topics = plan.topics
         self.group = None if plan.group is None else Group(client, plan.group)
         self.readers: dict[TopicPartition, Reader[T]] = {}
-        self.arrived = asyncio.Event()
-        """There may be something to hand out, or the loop is to end."""
+        self.turn: Turn[T] = Turn()
         self.let_go = asyncio.Event()
         """Something in hand was finished or dropped."""
         self.commits = Commits(client.wire, self.group, self.readers, self.cut, auto=plan.auto_commit)
@@ -79,7 +78,6 @@ class RecordConsumer(ABC, Generic[T, P]):
         self._span = Span(plan.start, plan.until)
         self._pace = pace_of(plan.rate)
         self._handover: Handover | None = None
-        self._turn: deque[Reader[T]] = deque()
         self._hand: Hand | None = None
         self._stopped = False
         self._left = True
@@ -156,7 +154,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         """The loop ends when it asks for the next record."""
         self.cut()
         self._stopped = True
-        self.arrived.set()
+        self.turn.moved.set()
 
     @property
     def is_stopping(self) -> bool:
@@ -195,7 +193,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         """End the loop with that."""
         self.cut()
         self._failure = error
-        self.arrived.set()
+        self.turn.moved.set()
         self.let_go.set()
 
     # Partitions that come and go
@@ -212,7 +210,9 @@ class RecordConsumer(ABC, Generic[T, P]):
         ends = await asyncio.gather(*(self._span.until(handle, n, at_begin=at_begin) for n in partitions))
         positions = {**{n: int(offset) for n, offset in committed.items()}, **starts}
         readers = [
-            Reader(handle, partition, positions[partition], self.arrived, until=end, where=self._plan.where)
+            Reader(
+                handle, partition, positions[partition], self.turn.arrived, until=end, where=self._plan.where
+            )
             for partition, end in zip(partitions, ends, strict=True)
         ]
         for reader in readers:
@@ -222,7 +222,6 @@ class RecordConsumer(ABC, Generic[T, P]):
     def add(self, reader: Reader[T]) -> None:
         """Read it."""
         reader.begin()
-        self._turn.append(reader)
 
     def withdraw(self, readers: Iterable[Reader[Any]]) -> None:
         """Nothing more of these is handed out."""
@@ -249,9 +248,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         if self.worker is not None:
             self.worker.forget(reader)
         del self.readers[reader.place]
-        if reader in self._turn:
-            self._turn.remove(reader)
-        self.arrived.set()
+        self.turn.remove(reader)
 
     # Reading
 
@@ -304,7 +301,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         while not self._stopped:
             if self._failure is not None:
                 raise self._failure
-            self.arrived.clear()
+            self.turn.moved.clear()
             self.commits.sometimes()  # also of what was passed over
             pause: float | None = None
             reader = self._choose()
@@ -322,9 +319,9 @@ class RecordConsumer(ABC, Generic[T, P]):
 
     async def _arrival(self, seconds: float | None) -> None:
         loop = asyncio.get_running_loop()
-        timer = None if seconds is None else loop.call_later(seconds, self.arrived.set)
+        timer = None if seconds is None else loop.call_later(seconds, self.turn.moved.set)
         try:
-            await self.arrived.wait()
+            await self.turn.moved.wait()
         finally:
             if timer is not None:
                 timer.cancel()
@@ -333,17 +330,12 @@ class RecordConsumer(ABC, Generic[T, P]):
         """Whose turn it is."""
         if self._pace is not None and self._pace.in_order_of_time:
             return self._oldest()
-        for _ in range(len(self._turn)):
-            reader = self._turn[0]
-            if reader.is_ready:
-                return reader
-            self._turn.rotate(-1)
-        return None
+        return self.turn.next()
 
     def _oldest(self) -> Reader[T] | None:
-        if not all(reader.heard or reader.held_back for reader in self._turn):
+        if not all(reader.heard or reader.held_back for reader in self.readers.values() if reader.begun):
             return None
-        ready = [reader for reader in self._turn if reader.is_ready]
+        ready = [reader for reader in self.turn if reader.is_ready]
         return min(ready, key=lambda reader: reader.head_ms, default=None)
 
     def _begin_stretch(self, reader: Reader[T]) -> float:
@@ -380,9 +372,8 @@ class RecordConsumer(ABC, Generic[T, P]):
         self._gone(reader, count)
 
     def _gone(self, reader: Reader[T], count: int) -> None:
-        """Records of it were handed out: the next partition's turn, when a fetch is used up."""
-        if reader.is_between_fetches and self._turn and self._turn[0] is reader:
-            self._turn.rotate(-1)
+        """So many records of it were handed out."""
+        self.turn.used(reader)
         if self._pace is not None:
             self._pace.took(count)
 
@@ -423,7 +414,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         """The inverse of `pause`."""
         for partition in partitions or self.assignment:
             self._reader_of(partition).paused = False
-        self.arrived.set()
+        self.turn.moved.set()
 
     def _reader_of(self, partition: P) -> Reader[T]:
         reader = self.readers.get(self._meant(partition))

@@ -332,7 +332,7 @@ class Worker(Generic[T]):
             self._consumer.commits.sometimes()
         if reader.full and len(lane.watermark) <= IN_HAND_MAX // 2:
             reader.full = False
-            self._consumer.arrived.set()
+            self._consumer.turn.moved.set()
         following = lane.next_of_key(job)
         if following is not None:
             self._ready(following)
