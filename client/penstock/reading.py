@@ -10,24 +10,24 @@ import asyncio
 import logging
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock.errors import Disconnected, NotFound, Timeout
 from penstock.record import Record, RecordRun
 from penstock.values import TopicPartition
 from penstock.views import Records, Taken
-from penstock_protocol.limits import MIB, RECEIVE_MESSAGES_MAX
+from penstock_protocol.limits import RECEIVE_MESSAGES_MAX
 
 if TYPE_CHECKING:
     from penstock.topic import Topic
+    from penstock.turn import Turn
 
 T = TypeVar("T")
 
 log = logging.getLogger("penstock")
 
 FETCH_RECORDS = RECEIVE_MESSAGES_MAX
-FETCH_BYTES = MIB
 WAIT_MS = 20_000
 """Of the long poll at the end of a partition."""
 
@@ -45,7 +45,7 @@ class Reader(Generic[T]):
         topic: "Topic[T]",
         partition: int,
         position: int,
-        arrived: "Callable[[Reader[T]], None]",
+        turn: "Turn[T]",
         *,
         until: int | None = None,
         where: dict[str, Any] | None = None,
@@ -69,7 +69,7 @@ class Reader(Generic[T]):
         """That its topic is deleted is no failure: it was found by a pattern."""
         self.heard = False
         """The broker has answered, be it that there is nothing yet."""
-        self._arrived = arrived
+        self._turn = turn
         self._task: asyncio.Task[None] | None = None
         self._reset(position)
 
@@ -212,14 +212,14 @@ class Reader(Generic[T]):
                     self._position = behind
                 else:
                     self._pass_hole(behind)
-                self._arrived(self)
+                self._turn.arrived(self)
             self.heard = True
         except NotFound as error:
             self.leaving = self.optional
             self._failure = error
         except Exception as error:
             self._failure = error  # raised where the application asks for the next record
-        self._arrived(self)
+        self._turn.arrived(self)
 
     def _pieces(self, runs: Sequence[RecordRun[T]]) -> Iterator[tuple[RecordRun[T], int]]:
         """What of these runs lies before `until`."""
@@ -238,7 +238,7 @@ class Reader(Generic[T]):
                 self.place.partition,
                 self._position,
                 min(left, FETCH_RECORDS),
-                FETCH_BYTES,
+                self._turn.fetch_bytes,
                 WAIT_MS if self.heard else 0,
                 None,
                 where=self._where,

@@ -210,9 +210,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         ends = await asyncio.gather(*(self._span.until(handle, n, at_begin=at_begin) for n in partitions))
         positions = {**{n: int(offset) for n, offset in committed.items()}, **starts}
         readers = [
-            Reader(
-                handle, partition, positions[partition], self.turn.arrived, until=end, where=self._plan.where
-            )
+            Reader(handle, partition, positions[partition], self.turn, until=end, where=self._plan.where)
             for partition, end in zip(partitions, ends, strict=True)
         ]
         for reader in readers:
@@ -221,7 +219,7 @@ class RecordConsumer(ABC, Generic[T, P]):
 
     def add(self, reader: Reader[T]) -> None:
         """Read it."""
-        reader.begin()
+        self.turn.begin(reader)
 
     def withdraw(self, readers: Iterable[Reader[Any]]) -> None:
         """Nothing more of these is handed out."""
@@ -243,7 +241,6 @@ class RecordConsumer(ABC, Generic[T, P]):
 
     def remove(self, reader: Reader[Any]) -> None:
         """It is not read any more."""
-        reader.stop()
         self.drop(reader)
         if self.worker is not None:
             self.worker.forget(reader)

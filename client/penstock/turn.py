@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 from penstock.reading import Reader
+from penstock_protocol.limits import MIB
 
 T = TypeVar("T")
+
+FETCH_BYTES_MIN, FETCH_BYTES_MAX = MIB // 8, MIB
+FETCHED_BYTES = 128 * MIB
+"""Of all partitions together, as far as `FETCH_BYTES_MIN` allows; each has two fetches at most."""
 
 
 class Turn(Generic[T]):
@@ -24,10 +29,22 @@ class Turn(Generic[T]):
         self.moved = asyncio.Event()
         self._line: deque[Reader[T]] = deque()
         self._in_line: set[Reader[T]] = set()
+        self._readers = 0
 
     def __iter__(self) -> Iterator[Reader[T]]:
         """Those in line, the next one first."""
         return iter(self._line)
+
+    @property
+    def fetch_bytes(self) -> int:
+        """How much one fetch may bring: with many partitions each gets less of the consumer's memory."""
+        share = FETCHED_BYTES // 2 // max(1, self._readers)
+        return min(max(share, FETCH_BYTES_MIN), FETCH_BYTES_MAX)
+
+    def begin(self, reader: Reader[T]) -> None:
+        """Read it from now on."""
+        self._readers += 1
+        reader.begin()
 
     def arrived(self, reader: Reader[Any]) -> None:
         """It has fetched something, or learned that there is nothing, or failed."""
@@ -55,6 +72,8 @@ class Turn(Generic[T]):
 
     def remove(self, reader: Reader[Any]) -> None:
         """It is not read any more."""
+        self._readers -= reader.begun
+        reader.stop()
         if reader in self._in_line:
             self._in_line.discard(reader)
             self._line.remove(reader)

@@ -18,6 +18,13 @@ class Scripted:
         self.held_back = False
         self.failure: Exception | None = None
         self.looked = 0
+        self.begun = False
+
+    def begin(self) -> None:
+        self.begun = True
+
+    def stop(self) -> None:
+        self.left = self.fetches = 0
 
     @property
     def is_ready(self) -> bool:
@@ -118,4 +125,27 @@ def test_what_is_removed_is_not_taken_from_and_may_come_again() -> None:
     assert turn.moved.is_set()
     assert taken(turn, 99) == "bb"
     fetched(turn, a)
-    assert taken(turn, 99) == "aaaa"
+    assert taken(turn, 99) == "aa"
+
+
+@pytest.mark.parametrize(
+    ("partitions", "kib"), [(1, 1024), (64, 1024), (65, 1008), (256, 256), (10_000, 128)]
+)
+def test_many_partitions_share_what_one_consumer_may_fetch_ahead(partitions: int, kib: int) -> None:
+    turn: Turn[bytes] = Turn()
+    readers = [cast("Reader[Any]", Scripted(str(number))) for number in range(partitions)]
+    for reader in readers:
+        turn.begin(reader)
+    assert turn.fetch_bytes // 1024 == kib
+    for reader in readers[1:]:
+        turn.remove(reader)
+    assert turn.fetch_bytes == 1 << 20
+
+
+def test_partition_that_never_was_read_has_no_share() -> None:
+    turn: Turn[bytes] = Turn()
+    for number in range(200):
+        turn.begin(cast("Reader[Any]", Scripted(str(number))))
+    before = turn.fetch_bytes
+    turn.remove(cast("Reader[Any]", Scripted("never")))
+    assert turn.fetch_bytes == before
