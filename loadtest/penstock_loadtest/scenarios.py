@@ -97,12 +97,21 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         Scenario("topic-lz4", "topic, its values compressed by lz4", (TOPIC._replace(feature="lz4"),)),
         Scenario("topic-zstd", "topic, its values compressed by zstd", (TOPIC._replace(feature="zstd"),)),
-        Scenario("topic-records", "the same as topic, record by record", (TOPIC._replace(style="messages"),)),
+        Scenario(
+            "topic-records",
+            "the same as topic-produce, fetched record by record",
+            (TOPIC._replace(style="messages", drain="after", messages=1_000_000),),
+        ),
         Scenario("topic-latency", "single records at 1,000/s", (PACED._replace(name="topic", kind="topic"),)),
         Scenario(
             "topic-partitions",
             "calls of one hundred to each of 1,000 partitions in turn",
             (TOPIC._replace(lanes=1_000, partitions=1_000),),
+        ),
+        Scenario(
+            "topic-partitions-produce",
+            "the same, fetched when all is in",
+            (TOPIC._replace(lanes=1_000, partitions=1_000, drain="after", messages=1_000_000),),
         ),
         Scenario(
             "topic-catch-up",
