@@ -322,6 +322,18 @@ def test_delayed_message_was_not_delivered_before_if_the_stop_was_clean(life: st
     assert all(each.stamps.flags & REDELIVERED for each in world.receive())
 
 
+def test_delayed_message_that_somebody_had_is_redelivered_where_the_last_checkpoint_is_rotten() -> None:
+    world = World()
+    world.publish(*texts("due", "due too", delay=100))
+    world.pass_(100)
+    world.receive(1)
+    world.stop()
+    world.bench.files.disk.flip("checkpoint-0", 0, 1)
+    world.begin(world.bench.files.kill())
+    assert not world.bench.core.report.slots
+    assert all(each.stamps.flags & REDELIVERED for each in world.receive())
+
+
 @restarts
 def test_doubt_about_a_delayed_message_outlives_a_clean_stop(life: str) -> None:
     world = World()

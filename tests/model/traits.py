@@ -109,9 +109,7 @@ def seen(delivery: Any) -> list[Seen]:
 
 def clean(world: "World") -> None:
     """Stop, and start again."""
-    world.bench.core.stop(world.clock.now())
-    while not world.bench.core.stopped:
-        world.bench.settle()
+    world.stop()
     world.begin(world.bench.files.kill())
 
 
@@ -173,6 +171,12 @@ class World:
         self.bench = Bench(files, self.clock, SETTINGS)
         self.bench.settle()
         self.peer = self.bench.connect()
+
+    def stop(self) -> None:
+        """The broker stops in order."""
+        self.bench.core.stop(self.clock.now())
+        while not self.bench.core.stopped:
+            self.bench.settle()
 
     def checkpoint(self) -> None:
         """All that is known goes into a checkpoint."""

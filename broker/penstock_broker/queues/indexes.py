@@ -53,7 +53,7 @@ class Indexes:
         plain one."""
         self.suspect_below = 0
         """Offsets below may have been delivered, of plain messages that were delayed. A clean stop leaves no
-        doubt about them: what was handed out is not in `woken` any more."""
+        doubt about them, if its checkpoint can be read: what was handed out is not in `woken` any more."""
         self.replayed: set[int] = set()
         """Copies of messages that were settled before."""
 
@@ -100,6 +100,12 @@ class Indexes:
         return not any(offset in each for each in special)
 
     # ---- Going
+
+    def handed_out(self, below: int, *, live: bool) -> None:
+        """A clean stop: messages before that may have been handed out. Which of those that were delayed is in
+        the checkpoint that follows; who reads this back has none, and takes them all for handed out."""
+        if not live:
+            self.suspect_below = max(self.suspect_below, below)
 
     def forget(self, first: int, messages: int) -> None:
         """Messages were settled."""

@@ -34,6 +34,11 @@ class Tokens:
         assert boot <= BOOT_MAX, "a data directory can be started a million times"
         self._next = boot << BOOT_SHIFT
 
+    @property
+    def begun(self) -> bool:
+        """This life has begun: what is applied now happens now, and was not read back."""
+        return self._next > 0
+
     def take(self) -> int:
         """A token larger than every one before."""
         self._next += 1

@@ -144,6 +144,7 @@ class Queue:
             self.log.archived(part)
         elif kind == Kind.HANDED_OUT:
             self.suspect_below = max(self.suspect_below, part.base)
+            self.indexes.handed_out(part.base, live=self._tokens.begun)
         else:
             assert kind == Kind.BOOT, f"a queue knows no part of kind {kind}"
             if not part.flags:
