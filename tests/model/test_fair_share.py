@@ -208,6 +208,27 @@ def test_rate_of_a_tenant_is_not_forgotten_while_it_has_no_message(fair: bool) -
     assert world.stats()["ready"] == 0
 
 
+@pytest.mark.parametrize("failure", ["block", "park", "skip"])
+@pytest.mark.parametrize("fair", [True, False])
+def test_message_that_is_tried_again_goes_at_the_rate_of_its_group_too(fair: bool, failure: str) -> None:
+    world = World(fair=fair, group_rate=2, group_failure=failure, max_attempts=None, max_deliveries=None)
+    world.subscribe(credit=1_000)
+    world.enqueue(message(b"fails", group="a"), message(b"next", group="a"))
+    world.enqueue(message(b"other", group="b"))
+    tries: list[bytes] = []
+    for _ in range(100):
+        for _, each in world.deliveries():
+            tries.append(each.body)
+            if each.body == b"fails":
+                world.nack(each, delay=0)
+            else:
+                world.ack(each)
+        world.pass_(100)
+    assert 19 <= tries.count(b"fails") <= 23
+    assert tries.count(b"other") == 1
+    assert (b"next" in tries) == (fair or failure == "skip")
+
+
 @pytest.mark.parametrize("what", ["pause", "purge"])
 def test_throttled_tenant_keeps_nobody_busy_when_nothing_may_go(what: str) -> None:
     world = World(fair=True, group_rate=1)

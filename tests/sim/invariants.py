@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from penstock_broker.core import Core
+from penstock_broker.queues.message_groups import MessageGroups
 from penstock_broker.queues.outcomes import SETTLED_NAMES
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
@@ -90,8 +91,14 @@ def indexes_fit_states(queue: Queue) -> None:
     assert members == counted, (queue.name, members, counted)
     held = [offset for offset, group in groups.of.items() if states.state(offset) == State.HELD]
     assert len(held) == states.counts[State.HELD], (queue.name, held, states.counts)
-    lost = [offset for offset in held if offset not in groups.of[offset].waiting]
+    lost = [offset for offset in held if offset not in _line_of(groups, offset)]
     assert not lost, f"{queue.name}: {lost} are held for ever"
+
+
+def _line_of(groups: MessageGroups, offset: int) -> Collection[int]:
+    """Where a message that is held waits: to go out, or, if it is out, to be tried again."""
+    group = groups.of[offset]
+    return groups.again.get(group, ()) if offset in groups.out else group.waiting
 
 
 def retention_keeps_its_limit(topic: Topic) -> None:

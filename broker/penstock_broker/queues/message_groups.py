@@ -85,7 +85,7 @@ class MessageGroups:
 
     __slots__ = (
         *("_line", "_number", "_now", "_next", "_sleeping", "_turn", "delayed"),
-        *("named", "of", "out", "parked", "rules", "states"),
+        *("again", "named", "of", "out", "parked", "rules", "states"),
     )
 
     def __init__(self, states: States) -> None:
@@ -97,6 +97,9 @@ class MessageGroups:
         self.out: set[int] = set()
         self.delayed: set[int] = set()
         """Messages that are out and wait for another try."""
+        self.again: dict[Group, list[int]] = {}
+        """Of groups with a rate: heap of messages that are out, and whose next try waits for it; and of some
+        that do not any more."""
         self.parked: set[str] = set()
         self._line: list[tuple[float, int, Group]] = []
         """Heap of tenants that may let a message out, by turn: in a fair queue."""
@@ -175,9 +178,10 @@ class MessageGroups:
         """The delay of a message is over: whether it is still not its turn, though."""
         self.delayed.discard(offset)
         group = self.of.get(offset)
-        if group is None or offset in self.out:
+        out = offset in self.out
+        if group is None or (out and (self.rules.rate is None or group.is_job)):
             return False
-        heapq.heappush(group.waiting, offset)
+        heapq.heappush(self.again.setdefault(group, []) if out else group.waiting, offset)
         self._queue(group)
         return True
 
@@ -244,7 +248,16 @@ class MessageGroups:
             del self.named[group.name]
 
     def _let_out(self, group: Group, mono: int, ready: list[int]) -> bool:
-        """Let its next message out, if there is one and it may: it belongs to those that are `ready`."""
+        """Let its next message out, if there is one and it may: it belongs to those that are `ready`. One that
+        is out already goes first: it is tried again."""
+        if group in self.again:
+            offset = self._next_again(group)
+            if offset is not None:
+                if self._may_go(group, mono):
+                    heapq.heappop(self.again[group])
+                    ready.append(offset)
+                    return True
+                return False
         most = 1 if group.is_job else self.rules.concurrency
         waiting = group.waiting
         while waiting and not group.parked and (most is None or group.out < most):
@@ -268,6 +281,18 @@ class MessageGroups:
                 ready.append(offset)
             return True
         return False
+
+    def _next_again(self, group: Group) -> int | None:
+        """The first of its messages that wait to be tried again; None if there is no more: nothing is kept."""
+        again = self.again[group]
+        while again:
+            offset = again[0]
+            twice = offset in again[1:3]  # put off once more: the same number is a child of the top
+            if self.of.get(offset) is group and self.states.state(offset) == State.HELD and not twice:
+                return offset
+            heapq.heappop(again)
+        del self.again[group]
+        return None
 
     def _passes(self, group: Group) -> bool:
         """A message that waits for its time, or is dead and waits for room, holds up nobody behind it."""
