@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar, Unpack, overload
 from uuid import UUID
 
-from penstock import codecs
+from penstock import checks, codecs
 from penstock.batching import Publisher
 from penstock.codecs import Codec
 from penstock.compression import Compression
@@ -298,6 +298,10 @@ class Client:
         """A member of `group` that reads several topics: names, and patterns (`eu.*.events`: `*` is one word,
         `#` any number; topics made later are found). Everything else as in `Topic.consumer`; partitions are
         `TopicPartition`s."""
+        checks.reading(group, options, checks.topic_partition)
+        topics = checks.listed("topics", topics, '["orders"]')
+        for each in topics:
+            checks.name("topic", each)
         return TopicsConsumer(self, group, topics, codec, options)
 
     def group(self, name: str) -> Group:
@@ -403,6 +407,7 @@ class Client:
         await self._delete(DeleteGroup(name), timeout)
 
     async def _document(self, request: Any, timeout: float | None) -> dict[str, Any]:
+        checks.administration(request)
         reply = await self.wire.request(request, timeout=timeout)
         document: dict[str, Any] = unpack_document(reply.payload)
         return document
@@ -423,6 +428,7 @@ class Client:
         request: DeleteQueue | DeleteTopic | DeleteSchedule | DeleteGroup | DeleteProducer,
         timeout: float | None,
     ) -> None:
+        checks.administration(request)
         again = False
 
         def sent_again() -> None:

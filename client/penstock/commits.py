@@ -10,8 +10,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from penstock import checks
 from penstock.errors import Error, Invalid, Stale
 from penstock.events import CommitFailed
+from penstock.record import Record
 from penstock.values import TopicPartition
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ class Commits:
         """Commit. Raises `Stale` for partitions that are somebody else's, and what a request raises."""
         if self._group is None:
             raise Invalid("this consumer reads for no group", hint="to commit, name a group instead of None")
+        if metadata is not None:
+            checks.text("metadata", metadata)
         async with self._lock:
             topics: dict[str, dict[TopicPartition, int]] = {}
             for place, offset in offsets.items():
@@ -176,6 +180,13 @@ class Commits:
             self._timer.cancel()
         if self._storing is not None:
             await asyncio.wait([self._storing])
+
+
+def place_of(upto: object) -> TopicPartition:
+    """The partition of a record up to which is committed. Raises `Invalid` for what is no record."""
+    if not isinstance(upto, Record):
+        raise Invalid(f"upto={upto!r} is no record", hint="pass a record, or None for all that is finished")
+    return TopicPartition(upto.topic, upto.partition)
 
 
 def lost(place: TopicPartition) -> Stale:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from penstock import checks
 from penstock.errors import Invalid
 from penstock.values import (
     GroupDescription,
@@ -58,11 +59,11 @@ class Target(NamedTuple):
         """From what `Group.reset` takes. Raises `Invalid`."""
         if isinstance(to, datetime):
             return cls(instant=to)
-        if isinstance(to, int):
+        if type(to) is int:
             return cls(absolute=to)
-        if to in PLACES:
+        if isinstance(to, str) and to in PLACES:
             return cls(absolute=PLACES[to])
-        if re.fullmatch(r"[+-]\d{1,18}", to):
+        if isinstance(to, str) and re.fullmatch(r"[+-]\d{1,18}", to):
             return cls(shift=int(to))
         raise Invalid(f"{to!r} is no place", hint="earliest, latest, an instant, an offset, -100 or +100")
 
@@ -78,10 +79,11 @@ PLACES = {"earliest": 0, "latest": 2**63}
 
 
 class Group:
-    """A group by name; it exists once it has committed, or has members."""
+    """A group by name; it exists once it has committed, or has members. Raises `Invalid` for what cannot be a
+    name."""
 
     def __init__(self, client: "Client", name: str) -> None:
-        self.name = name
+        self.name = checks.name("group", name)
         self._client = client
 
     async def describe(self, *, timeout: float | None = None) -> GroupDescription:
@@ -98,7 +100,8 @@ class Group:
         )
 
     async def offsets(self, topic: str, *, timeout: float | None = None) -> dict[int, CommittedOffset]:
-        """Per partition with a commit, the next offset to read."""
+        """Per partition with a commit, the next offset to read. Raises `NotFound`, `Invalid`."""
+        checks.name("topic", topic)
         reply = await self._client.wire.request(Offsets(self.name, topic), timeout=timeout)
         rows: list[tuple[int, int, str, int]] = unpack_document(reply.payload)
         return {
@@ -115,8 +118,19 @@ class Group:
     ) -> None:
         """Store the next offset to read of each partition given; durable on return.
 
-        `metadata`: text beside it, at most 4 KiB. More than 64 partitions are stored 64 at a time.
+        `metadata`: text beside it, at most 4 KiB. More than 64 partitions are stored 64 at a time. Raises
+        `NotFound`, `Stale` while the group has members; `Invalid`, and nothing is stored.
         """
+        checks.name("topic", topic)
+        if not isinstance(offsets, Mapping):
+            raise Invalid(
+                f"offsets={offsets!r} is no mapping", hint="the next offset by partition, like {0: 42}"
+            )
+        for partition, offset in offsets.items():
+            checks.partition(partition)
+            checks.whole(f"offsets[{partition!r}]", offset)
+        if metadata is not None:
+            checks.text("metadata", metadata)
         await self.store(topic, offsets, metadata, timeout=timeout)
 
     async def store(
@@ -153,6 +167,9 @@ class Group:
         members, `NotFound`, `Invalid`.
         """
         target = Target.of(to)
+        checks.name("topic", topic)
+        if partition is not None:
+            checks.partition(partition)
         described = await self._client.describe_topic(topic, timeout=timeout)
         count = len(described.partitions)
         if partition is not None and not 0 <= partition < count:

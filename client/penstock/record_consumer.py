@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from penstock import topic_worker
-from penstock.commits import Commits, lost
+from penstock import checks, topic_worker
+from penstock.commits import Commits, lost, place_of
 from penstock.errors import Invalid, Stale
 from penstock.group import Group
 from penstock.handover import Handover
@@ -264,6 +264,7 @@ class RecordConsumer(ABC, Generic[T, P]):
 
     async def batches(self, max_records: int = 500) -> AsyncIterator[Sequence[Record[T]]]:
         """Up to `max_records` records of one partition at a time; they are finished together."""
+        checks.whole("max_records", max_records, least=1)
         while records := await self.take(max_records):
             yield records
 
@@ -396,6 +397,7 @@ class RecordConsumer(ABC, Generic[T, P]):
 
     def seek(self, partition: P, offset: int) -> None:
         """Read `partition` from `offset` on; a commit then stores that. A record in hand stays unfinished."""
+        checks.whole("offset", offset)
         reader = self._reader_of(partition)
         self.cut()
         reader.seek(offset)
@@ -414,7 +416,10 @@ class RecordConsumer(ABC, Generic[T, P]):
         self.turn.moved.set()
 
     def _reader_of(self, partition: P) -> Reader[T]:
-        reader = self.readers.get(self._meant(partition))
+        try:
+            reader = self.readers.get(self._meant(partition))
+        except TypeError:  # it is a list, for instance
+            reader = None
         if reader is None:
             raise Invalid(f"partition {partition} is not assigned", hint=f"assigned: {self.assignment}")
         return reader
@@ -439,7 +444,7 @@ class RecordConsumer(ABC, Generic[T, P]):
             raise Invalid("this consumer reads for no group", hint="to commit, name a group instead of None")
         self.cut()
         if upto is not None:
-            place = TopicPartition(upto.topic, upto.partition)
+            place = place_of(upto)
             reader = self._committable(place)
             offset = reader.behind(upto.offset)
             reader.finished = max(reader.finished, offset)

@@ -5,13 +5,13 @@ one partition per batch, in turn.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
-from penstock import codecs
+from penstock import checks, codecs
 from penstock.batching import Address, Route, Stretch
 from penstock.compression import Compression, codec_of
 from penstock.errors import Invalid, NotFound
@@ -40,8 +40,21 @@ PARTITIONS_KNOWN_SECONDS = 60.0
 broker objects. Kafka: metadata.max.age.ms, 5 min."""
 
 
+class Addresses(dict[int, Address]):
+    """The addresses of a handle by partition; each is made, and checked, once."""
+
+    def __init__(self, make: Callable[[int], Address]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, partition: int) -> Address:
+        address = self[partition] = self._make(partition)
+        return address
+
+
 class Topic(Generic[T]):
-    """A topic by name. Whether it exists is found out by the first call (`NotFound`)."""
+    """A topic by name. Whether it exists is found out by the first call (`NotFound`). Raises `Invalid` for
+    what cannot be a name, a codec or a compression."""
 
     def __init__(
         self,
@@ -53,12 +66,15 @@ class Topic(Generic[T]):
         partitioner: Partitioner | None = None,
         producer: str | None = None,
     ) -> None:
-        self.name = name
-        self.codec = codec
+        self.name = checks.name("topic", name)
+        self.codec = checks.codec(codec)
         self.client = client
+        if compression is not None:
+            checks.text("compression", compression)
         self._compression = codec_of(compression)
         self._partitioner = None if partitioner is None else checked(partitioner)
-        self._producer = producer or ""
+        self._producer = checks.name("producer", producer) if producer else ""
+        self._addresses = Addresses(self._address)
         self._partitions = 0
         self._known: tuple[int, float] | None = None
         """On which connection the number of partitions was told, and when (loop time)."""
@@ -87,6 +103,8 @@ class Topic(Generic[T]):
         `Conflict`, unless the record gets just that offset of its partition (`detail`: partition, expected,
         end).
         """
+        if expected_offset is not None:
+            checks.whole("expected_offset", expected_offset)
         if self._producer:
             await self.client.publisher.producers.ready(self._producer, timeout)
         if partition is None:
@@ -121,6 +139,10 @@ class Topic(Generic[T]):
         as in `produce`; it takes `atomic=True` and records of one partition. `timestamp` in the receipts is
         the time of the append.
         """
+        if not isinstance(items, Iterable | AsyncIterable):
+            raise Invalid(f"items={items!r} cannot be iterated", hint="pass a list of values, or of Outgoing")
+        if expected_offset is not None:
+            checks.whole("expected_offset", expected_offset)
         if self._producer:
             await self.client.publisher.producers.ready(self._producer, timeout)
         await self._count(timeout)
@@ -168,8 +190,12 @@ class Topic(Generic[T]):
         absent = item.body is None
         if absent and item.key is None:
             raise Invalid("a tombstone needs a key", hint="pass key=…, or a value")
-        cells = record_cells(item, absent=absent)
-        to = self._to(item.partition, None if item.key is None else key_of(item.key))
+        try:
+            cells = record_cells(item, absent=absent)
+            key = None if item.key is None else key_of(item.key)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise checks.unsendable(item, error) from error
+        to = self._to(item.partition, key)
         return to, b"" if absent else self.codec.encode(item.body), cells
 
     def _encode_into(self, partition: int | None, item: Any) -> tuple[Address | Route, bytes, Cells]:
@@ -203,12 +229,20 @@ class Topic(Generic[T]):
         if partition is None:
             assert key is not None
             partition = partition_of(key, self._partitions)
+        try:
+            return self._addresses[partition]
+        except TypeError:  # a list, for instance
+            return self._address(partition)
+
+    def _address(self, partition: int) -> Address:
+        """Raises `Invalid` for what is no partition of any topic."""
+        checks.partition(partition)
         return Address(Produce, self.name, partition, self._compression, self._producer)
 
     def _in_turn(self) -> Address:
         """The partition of the next batch of records without a key."""
         self._turn = (self._turn + 1) % self._partitions
-        return Address(Produce, self.name, self._turn, self._compression, self._producer)
+        return self._addresses[self._turn]
 
     # Fetch
 
@@ -226,6 +260,10 @@ class Topic(Generic[T]):
         """Records from `offset` on, up to `max_records` and about `max_bytes`, waiting up to `wait` for the
         first; with `where` those that fit, and as many requests as it takes to come by the others. Empty when
         the wait is over. Raises `OffsetOutOfRange`, `NotFound`, `Corrupt`, `Timeout`."""
+        checks.partition(partition)
+        checks.whole("offset", offset)
+        checks.whole("max_records", max_records, least=1)
+        checks.whole("max_bytes", max_bytes, least=1)
         left = ms_of(wait)
         wanted = where_to_wire(where)
         clock = asyncio.get_running_loop().time
@@ -263,7 +301,9 @@ class Topic(Generic[T]):
         return Records(partition, runs, start=fetched.start, end=fetched.end, next_offset=fetched.next)
 
     async def offset(self, partition: int, at: Start = "earliest", *, timeout: float | None = None) -> int:
-        """The offset of a place in a partition; for an instant after every append, the end."""
+        """The offset of a place in a partition; for an instant after every append, the end. Raises
+        `NotFound`, `Invalid`."""
+        checks.partition(partition)
         if isinstance(at, datetime):
             request = Offset(self.name, partition, At.TIME, ms_at(at))
         else:
@@ -288,8 +328,15 @@ class Topic(Generic[T]):
 
         With `until` the loop ends when every partition has been read up to there; partitions that a mapping
         does not name, up to their end now. A member that was given no partition ends when the others have
-        committed that far. The other options: `start`, `auto_commit`, `rate`, `where`, `assignor`.
+        committed that far. The other options: `start`, `auto_commit`, `rate`, `where`, `assignor`. Raises
+        `Invalid` for an option, or a value of one, that there is not.
         """
+        checks.reading(group, options, checks.partition)
+        partitions = options.get("partitions")
+        if partitions is not None:
+            options["partitions"] = partitions = checks.listed("partitions", partitions, "[0, 1]")
+            for each in partitions:
+                checks.partition(each)
         return TopicConsumer(self, group, options)
 
     def table(self, *, refresh: Duration = 30.0) -> Table[T]:
@@ -308,7 +355,7 @@ class Topic(Generic[T]):
 def _place(at: str) -> At:
     try:
         return {"earliest": At.EARLIEST, "latest": At.LATEST}[at]
-    except KeyError:
+    except (KeyError, TypeError):
         raise Invalid(f"{at!r} is no place in a partition", hint="earliest, latest or a datetime") from None
 
 
