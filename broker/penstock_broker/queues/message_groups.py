@@ -248,8 +248,8 @@ class MessageGroups:
             del self.named[group.name]
 
     def _let_out(self, group: Group, mono: int, ready: list[int]) -> bool:
-        """Let its next message out, if there is one and it may: it belongs to those that are `ready`. One that
-        is out already goes first: it is tried again."""
+        """Let its next message out, if there is one and it may: it belongs to those that are `ready`. One
+        that is out already goes first: it is tried again."""
         if group in self.again:
             offset = self._next_again(group)
             if offset is not None:
@@ -283,7 +283,7 @@ class MessageGroups:
         return False
 
     def _next_again(self, group: Group) -> int | None:
-        """The first of its messages that wait to be tried again; None if there is no more: nothing is kept."""
+        """The first of its messages that wait to be tried again; None, and nothing kept, if there is none."""
         again = self.again[group]
         while again:
             offset = again[0]
