@@ -2,6 +2,7 @@
 work is done in a thread."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Any
 
 import msgpack
@@ -24,7 +25,7 @@ from tests.sim.features import Traits, encoded
 from tests.sim.history import LANE, Record, value_of
 
 
-class Bare:
+class Bare(ABC):
     """One of them; what it does with a connection is `work`."""
 
     def __init__(self, field: Field, process: str) -> None:
@@ -33,9 +34,9 @@ class Bare:
         self.new = values(process)
         self.recorder = field.recorder(process)
 
+    @abstractmethod
     def work(self, client: RawClient) -> None:
         """Until enough was done, or something went wrong."""
-        raise NotImplementedError
 
     def run(self) -> None:
         """One connection."""

@@ -1,5 +1,7 @@
 """Consumers that spoil what they are given, once, before it is looked at: what verification has to find."""
 
+from abc import abstractmethod
+
 from penstock_loadtest.adapter import Arrived, Bodies
 from penstock_loadtest.own import Penstock
 
@@ -7,9 +9,9 @@ from penstock_loadtest.own import Penstock
 class Spoiling(Penstock):
     """Changes the first delivery of at least four messages."""
 
+    @abstractmethod
     def spoil(self, bodies: list[bytes]) -> list[bytes]:
         """What arrives in their place."""
-        raise NotImplementedError
 
     async def consume(self, reader: int, arrived: Arrived) -> None:
         spoiled = False
