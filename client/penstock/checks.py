@@ -6,6 +6,7 @@ record by record.
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from math import isnan
 from typing import Any, TypeVar, get_args
 
 from penstock.errors import Invalid
@@ -46,6 +47,12 @@ def whole(what: str, value: object, least: int = 0, most: int = INT_MAX) -> None
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         allowed = f"from {least} up" if most == INT_MAX else f"from {least} to {most:,}"
         raise Invalid(f"{what}={value!r} is not allowed", hint=f"allowed: a whole number {allowed}")
+
+
+def timeout(value: object) -> None:
+    """Raises `Invalid` for what is no number of seconds."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or isnan(value):
+        raise Invalid(f"timeout={value!r} is not allowed", hint="allowed: seconds, as a number")
 
 
 def codec(given: T) -> T:

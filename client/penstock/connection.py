@@ -18,7 +18,7 @@ from itertools import cycle
 from random import Random
 from typing import Any, TypeAlias, cast
 
-from penstock import retry
+from penstock import checks, retry
 from penstock.endpoint import Endpoint
 from penstock.errors import ClientClosed, Disconnected, Error, OutcomeUnknown, Timeout
 from penstock.events import ConnectFailed, ConnectionLost, Event, Reconnected
@@ -61,8 +61,9 @@ class Socket(asyncio.Protocol):
     def post(self, message: Any, on_reply: OnReply) -> int:
         """Send a request; the correlation id that `cancel` takes."""
         correlation = self._correlation = self._correlation % CORRELATION_MAX + 1
+        buffers = self._link.request(message, correlation)  # first: what cannot be sent is not waited for
         self._replies[correlation] = on_reply
-        self._write(self._link.request(message, correlation))
+        self._write(buffers)
         return correlation
 
     def send(self, message: Any) -> None:
@@ -325,6 +326,8 @@ class Wire:
         Raises the broker's error; `Disconnected` if it was surely never sent; else `Timeout` for a read
         and `OutcomeUnknown` for a change; `ClientClosed`.
         """
+        if timeout is not None:
+            checks.timeout(timeout)
         seconds = self.timeout if timeout is None else timeout
         steps = retry.pauses(self._random)
         maybe_done = False

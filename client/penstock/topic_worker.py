@@ -18,7 +18,7 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from penstock import codecs
+from penstock import checks, codecs
 from penstock.errors import Disconnected, Invalid, OutcomeUnknown, Refused
 from penstock.message import DeadLetter, Retry
 from penstock.queue import Queue
@@ -40,6 +40,7 @@ log = logging.getLogger("penstock")
 
 FEED_RECORDS = 100
 """How many are taken from the consumer at a time."""
+CONCURRENCY_MAX = 10_000
 IN_HAND_MAX = 1_000
 """Records of a partition from the first unfinished one on. What is finished above it is read again if this
 process dies."""
@@ -343,10 +344,8 @@ async def work(
     consumer: "RecordConsumer[T, Any]", handler: Handler[T], policy: Policy, *, concurrency: int, grace: float
 ) -> None:
     """See `RecordConsumer.work`. `grace` in seconds."""
-    if concurrency < 1:
-        raise Invalid(f"concurrency={concurrency}: at least one handler has to run")
-    if policy.max_attempts < 1:
-        raise Invalid(f"max_attempts={policy.max_attempts}: a record is tried at least once")
+    checks.whole("concurrency", concurrency, 1, CONCURRENCY_MAX)
+    checks.whole("max_attempts", policy.max_attempts, 1)
     dead_letter: Any = policy.dead_letter
     if isinstance(dead_letter, str):
         hint = f"client.queue({dead_letter!r})"

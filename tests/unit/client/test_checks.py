@@ -2,17 +2,20 @@
 sent."""
 
 from math import inf, nan
+from random import Random
 from typing import Any
 
 import pytest
 from tests.fakes.topic_broker import Broker
 
 from penstock import Record
+from penstock.connection import Wire
 from penstock.errors import Invalid
 from penstock.group import Group
 from penstock.topic_consumer import TopicConsumer
 from penstock.values import TopicPartition
 from penstock_protocol.limits import PARTITIONS_MAX
+from penstock_protocol.messages.session import Ping
 from penstock_protocol.messages.topics import Commit
 
 NO_NAMES = {"none": None, "empty": "", "a number": 7, "bytes": b"t", "a list": ["t"], "half a pair": "\ud800"}
@@ -348,3 +351,10 @@ async def test_a_consumer_seeks_an_offset_of_a_partition_it_has(wrong: Any) -> N
         for name in (lambda: consumer.seek(wrong, 0), lambda: consumer.pause(wrong)):
             with pytest.raises(Invalid, match="is not assigned"):
                 name()
+
+
+@pytest.mark.parametrize("value", ["x", "1", True, nan, [1]])
+async def test_timeout_that_is_no_number_of_seconds_sends_nothing(value: Any) -> None:
+    wire = Wire([], random=Random(1))
+    with pytest.raises(Invalid, match="timeout="):
+        await wire.request(Ping(), timeout=value)
