@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from penstock_broker.core import Core
 
 PER_LOOK = 10
-"""Runs of one schedule at a time; more that are due follow in the next turns."""
+"""Runs of one schedule at a time."""
+MORE_MS = 1
+"""Until those that are due as well follow, in a turn of their own."""
 AGAIN_MS = 1_000
 """Until a run is tried again that the journal could not take."""
 LATE_MS = 60_000
-"""A run that comes later than that was missed: the broker was down."""
+"""A run that comes later than that was missed, though no other is due."""
 CATCH_UP_MAX = 1_000
 """Missed runs that catch_up="all" makes up for."""
 LOOK_BACK_MS = 86_400_000
@@ -29,15 +31,13 @@ class Timetable:
 
     def __init__(self, core: "Core") -> None:
         self._core = core
-        self._busy: set[Schedule] = set()
-        """Those whose run the journal could not take at the moment."""
+        self._rest: dict[Schedule, int] = {}
+        """Until the next look at those that were just looked at (ms), even if a run is due."""
 
     def arm(self, schedule: Schedule, now: Now) -> int | None:
         """The mono ms at which it is to be looked at; None: not at all."""
-        if schedule.rhythm.paused:
-            return None
-        wait = max(0, schedule.next_at - now.wall)
-        return now.mono + (wait if schedule not in self._busy else max(wait, AGAIN_MS))
+        rest = self._rest.pop(schedule, 0)
+        return None if schedule.rhythm.paused else now.mono + max(rest, schedule.next_at - now.wall)
 
     def due(self, schedule: Schedule, now: Now) -> None:
         """Its time has come: run it, as often as that is due."""
@@ -46,15 +46,16 @@ class Timetable:
         runs = schedule.rhythm.between(
             schedule.next_at, max(schedule.next_at, now.wall - LOOK_BACK_MS), now.wall
         )
-        made = _made_up_for(runs, schedule.rhythm.catch_up, now.wall - LATE_MS)
+        made = _made_up_for(runs, schedule.rhythm.catch_up, now.wall)
         last = schedule.rhythm.after(runs[-1] if runs else now.wall)
         missed = len(runs) - len(made)
         if not made:
             self._core.engine.append([schedule.fired_part(last, missed=missed)], wall=now.wall)
-        self._busy.discard(schedule)
+        if len(made) > PER_LOOK:
+            self._rest[schedule] = MORE_MS
         for run, following in zip(made[:PER_LOOK], [*made[1:], last], strict=False):
             if not self._run(schedule, run, following, missed, now):
-                self._busy.add(schedule)
+                self._rest[schedule] = AGAIN_MS
                 return
             missed = 0
 
@@ -91,9 +92,11 @@ class Timetable:
         return queue.states.state(schedule.latest) != State.SETTLED
 
 
-def _made_up_for(runs: list[int], catch_up: str, late: int) -> list[int]:
-    """The runs to make of those that are due; the ones before `late` were missed."""
-    missed = [run for run in runs if run < late]
+def _made_up_for(runs: list[int], catch_up: str, now: int) -> list[int]:
+    """The runs to make of those that are due, at `now`: all but the newest were missed, and so was that if it
+    is late."""
     if catch_up == "all":
         return runs[-CATCH_UP_MAX:]
-    return [*(missed[-1:] if catch_up == "once" else ()), *runs[len(missed) :]]
+    on_time = [run for run in runs[-1:] if now - run < LATE_MS]
+    missed = runs[: len(runs) - len(on_time)]
+    return [*(missed[-1:] if catch_up == "once" else ()), *on_time]

@@ -14,12 +14,13 @@ from penstock.values import Duration, instant_of, ms_of
 
 class ScheduleSettings(TypedDict, total=False):
     """When a schedule runs; either `cron` or `every`. Those not given keep their value, or the default (in
-    brackets) at creation."""
+    brackets) at creation. Of the runs that came due while the broker was down all but the newest were missed,
+    and so was that if it is a minute late: for them one run is made, or none, or each, as `catch_up` says."""
 
     cron: str | None  # five fields, like "0 9 * * 1-5": at nine on working days
     every: Duration | None  # at that interval, from 1 s up
     zone: str  # the time zone in which `cron` is meant, like "Europe/Berlin" ["UTC"]
-    catch_up: Literal["once", "skip", "all"]  # of runs missed while the broker was down ["once"]
+    catch_up: Literal["once", "skip", "all"]  # of missed runs ["once"]
     overlap: Literal["allow", "skip"]  # skip: not while the message of the last run is not done ["allow"]
     paused: bool  # it does not run [False]
 

@@ -1,5 +1,6 @@
 """Schedules: a message again and again, and never twice for one run, whatever happens in between."""
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 from tests.model.bench import Bench, batch
 from tests.model.traits import batch_of, message
 
+from penstock_broker import timetable
 from penstock_broker.session import Connection
 from penstock_protocol.errors import Conflict, Invalid, NotFound, TooLarge
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import schedules as c
+from penstock_protocol.messages import topics as t
 from penstock_protocol.messages.schema import unpack_document
 
 MINUTE = 60_000
@@ -40,6 +43,32 @@ def restarted(bench: Bench, *, after: int = 0) -> Bench:
     again = Bench(bench.files.crash(Random(1)), bench.clock)
     again.settle()
     return again
+
+
+def killed(bench: Bench, down: int) -> Bench:
+    """The process dies, and another one begins so many ms later."""
+    bench.clock.advance(down)
+    again = Bench(bench.files.kill(), bench.clock)
+    again.settle()
+    return again
+
+
+def stopped(bench: Bench, down: int) -> Bench:
+    """It is stopped in order, and begins again so many ms later."""
+    bench.core.stop(bench.clock.now())
+    while not bench.core.stopped:
+        bench.settle()
+    return killed(bench, down)
+
+
+ends = pytest.mark.parametrize("end", [killed, stopped])
+
+
+def counts(bench: Bench) -> tuple[int, int]:
+    """How often the schedule ran, and how often it did not; each run is a message."""
+    schedule = bench.core.registry.schedule("tick")
+    assert schedule.runs == depth(bench)
+    return schedule.runs, schedule.missed
 
 
 def listed(bench: Bench, me: Connection, runs: int = 3) -> dict[str, Any]:
@@ -94,6 +123,100 @@ def test_runs_missed_while_the_broker_was_down(catch_up: str, made: int) -> None
     again.settle()
     assert depth(again) == made
     assert again.core.registry.schedule("tick").missed == 5 - made
+
+
+@ends
+@pytest.mark.parametrize("down", [6_000, 90_000, 10 * MINUTE])
+@pytest.mark.parametrize(("catch_up", "kept"), [("skip", 0), ("once", 1), ("all", None)])
+def test_of_the_runs_that_are_due_together_the_newest_alone_is_on_time(
+    catch_up: str, kept: int | None, down: int, end: Callable[[Bench, int], Bench]
+) -> None:
+    bench, me = bench_with(every=1_000, catch_up=catch_up)
+    (first,) = listed(bench, me, 1)["next"]
+    pass_time(bench, 2_000)
+    again = end(bench, down + 500)
+    while again.core.registry.schedule("tick").next_at <= again.clock.now().wall:
+        pass_time(again, 10, step=10)
+    pass_time(again, 3_000, step=500)
+    missed = 0 if kept is None else down // 1_000 - kept - 1
+    due = (again.clock.now().wall - first) // 1_000 + 1
+    assert counts(again) == (due - missed, missed)
+    assert counts(end(again, 0)) == (due - missed, missed)
+
+
+@ends
+@pytest.mark.parametrize(
+    ("late", "catch_up", "made"),
+    [
+        *((30_000, catch_up, 1) for catch_up in ("skip", "once", "all")),
+        *((2 * MINUTE, "skip", 0), (2 * MINUTE, "once", 1), (2 * MINUTE, "all", 1)),
+        *((MINUTE - 1, "skip", 1), (MINUTE, "skip", 0)),
+    ],
+)
+def test_daily_run_is_on_time_if_it_comes_within_a_minute(
+    late: int, catch_up: str, made: int, end: Callable[[Bench, int], Bench]
+) -> None:
+    bench, me = bench_with(cron="0 23 * * *", catch_up=catch_up)
+    (first, second) = listed(bench, me, 2)["next"]
+    again = end(bench, first - bench.clock.now().wall + late)
+    assert counts(again) == (made, 1 - made)
+    assert listed(again, again.connect(), 1)["next"] == [second]
+
+
+def test_missed_run_that_is_made_up_for_comes_beside_the_one_that_is_on_time() -> None:
+    bench, _ = bench_with(every=30 * MINUTE, catch_up="once")
+    assert counts(killed(bench, 3 * 30 * MINUTE + 30_000)) == (2, 1)
+
+
+@pytest.mark.parametrize("catch_up", ["skip", "once", "all"])
+@ends
+def test_what_is_made_up_for_is_left_out_too_while_the_one_before_is_not_done(
+    catch_up: str, end: Callable[[Bench, int], Bench]
+) -> None:
+    bench, _ = bench_with(every=1_000, catch_up=catch_up, overlap="skip")
+    again = end(bench, 6_500)
+    assert counts(again) == (1, 5)
+    again = end(again, 6_000)
+    assert counts(again) == (1, 11)
+    me = again.connect()
+    (got,) = again.receive(me, "jobs")
+    again.ack(me, "jobs", got.range)
+    pass_time(again, 1_000)
+    assert again.core.registry.schedule("tick").runs == 2
+
+
+def test_runs_that_are_made_up_for_leave_the_loop_to_others_in_between() -> None:
+    bench, _ = bench_with(every=1_000, catch_up="all")
+    again = killed(bench, 35_000)
+    for made in (10, 20, 30, 35, 35):
+        assert counts(again) == (made, 0)
+        pass_time(again, 1, step=1)
+
+
+def test_run_that_the_journal_cannot_take_now_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timetable, "PER_LOOK", 1_000)
+    bench, _ = bench_with(every=10_000, catch_up="all")
+    again = killed(bench, 900_000)
+    made, missed = counts(again)
+    assert (0 < made < 90, missed) == (True, 0)
+    pass_time(again, timetable.AGAIN_MS - 1, step=timetable.AGAIN_MS - 1)
+    assert counts(again) == (made, 0)
+    pass_time(again, 1, step=1)
+    assert counts(again) == (90, 0)
+
+
+def test_no_run_is_lost_or_made_twice_though_the_broker_is_killed_while_it_makes_up_for_them() -> None:
+    bench, _ = bench_with(every=1_000, catch_up="all")
+    bench.clock.advance(90_500)
+    for life in range(4):
+        bench = restarted(bench)
+        pass_time(bench, 1, step=1)
+        bench.clock.advance(1)
+        bench.turn()  # ten more, which no disk has yet
+        assert bench.core.registry.schedule("tick").runs == 20 * life + 30
+    bench = restarted(bench)
+    pass_time(bench, 1_000, step=10)
+    assert counts(bench) == (91, 0)
 
 
 def test_run_is_left_out_while_the_one_before_is_not_done() -> None:
@@ -183,6 +306,20 @@ def test_schedule_that_is_there_with_other_settings_is_a_conflict() -> None:
     assert isinstance(other, Conflict)
     body = bench.call(me, c.CreateSchedule("tick", "jobs", {"every": 10_000}, "check", batch(b"stop")))
     assert isinstance(body, Conflict)
+
+
+def test_queue_over_a_topic_takes_no_schedule() -> None:
+    bench, me = bench_with(every=10_000)
+    bench.call(me, t.CreateTopic("log", {}, "check"))
+    bench.call(me, q.CreateQueue("over", {"source": "log"}, "check"))
+    for name, if_exists in (("new", "check"), ("tick", "alter"), ("tick", "keep")):
+        settings = {"every": 10_000}
+        refused = bench.call(me, c.CreateSchedule(name, "over", settings, if_exists, batch(b"go")))
+        assert isinstance(refused, Invalid)
+        assert "'over' has the records of topic 'log'" in str(refused)
+    pass_time(bench, 10_000)
+    assert counts(bench) == (1, 0)
+    assert list(bench.core.registry.schedules) == ["tick"]
 
 
 def test_schedule_needs_its_queue_and_a_small_message() -> None:

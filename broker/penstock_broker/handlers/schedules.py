@@ -27,6 +27,11 @@ def create_schedule(core: "Core", call: "Call", request: c.CreateSchedule) -> No
     check_if_exists(request.if_exists)
     check_name(request.name)
     queue = core.queue(request.queue)
+    if queue.borrowed:
+        raise Invalid(
+            f"queue {queue.name!r} has the records of topic {queue.policy.source!r}: no schedule runs there",
+            hint="schedule into another queue, whose worker produces to the topic if need be",
+        )
     batch = BatchView(request.payload)
     batch.check(core.settings.message_bytes_max)
     if batch.count != 1 or batch.producer_id or batch.codec:

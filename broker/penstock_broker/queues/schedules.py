@@ -1,9 +1,9 @@
 """A schedule: a message that is enqueued again and again, by a cron line or at an interval.
 
 When it runs next is an outcome: it stands in the CREATE, ALTER and FIRED that decided it, so a restart
-neither forgets a run nor has it twice. A run that was missed because the broker was down, or the queue
-refused it, is made up for as `catch_up` says; one that comes while the message before is not done, as
-`overlap` says.
+neither forgets a run nor has it twice. Of runs that are due together, because the broker was down, all but
+the newest were missed: they are made up for as `catch_up` says. One that comes while the message before is
+not done is made or left out as `overlap` says; one that the queue refuses is left out.
 """
 
 from collections.abc import Iterator, Mapping
