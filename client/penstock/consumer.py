@@ -18,13 +18,14 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from penstock import retry
+from penstock import checks, retry
 from penstock.errors import ClientClosed, Error, Invalid, NotFound, Timeout
 from penstock.events import LeaseLost
 from penstock.message import Message
 from penstock.prefetch import Prefetch
 from penstock.runs import LeasedRun, Piece
 from penstock.settle import Verdict, in_frames
+from penstock.values import shown
 from penstock_protocol.limits import PRIORITY_MAX
 from penstock_protocol.messages.queues import Consume, Credit, Deliver, Extend, Outcome, Settled, Stop
 from penstock_protocol.slices import Range, decode_ranges, encode_ranges
@@ -56,7 +57,8 @@ class Consumer(Generic[T]):
         settle: bool = False,
     ) -> None:
         if type(priority) is not int or not 0 <= priority <= PRIORITY_MAX:
-            raise Invalid(f"priority={priority!r}: it can be 0 to {PRIORITY_MAX}, {PRIORITY_MAX} first")
+            raise Invalid(f"priority={shown(priority)}: it can be 0 to {PRIORITY_MAX}, {PRIORITY_MAX} first")
+        checks.flag("settle", settle)
         self._queue = queue
         self._wire = queue.client.wire
         self._prefetch = Prefetch(prefetch)

@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from penstock.codecs import Codec
+from penstock.outgoing import delay_ms
 from penstock.runs import NOT_DECODED, LeasedRun, Piece
 from penstock.settle import Verdict, capped
-from penstock.values import Duration, Header, Headers, History, history_of, instant_of, ms_of
+from penstock.values import Duration, Header, Headers, History, history_of, instant_of
 from penstock_protocol.batch import Kind
 from penstock_protocol.messages.queues import Outcome
 from penstock_protocol.slices import REDELIVERED, REPLAYED
@@ -31,18 +32,23 @@ V = TypeVar("V")
 
 class Retry(Exception):
     """Raised inside `async with message` or a handler: failed, back after `delay` (None: the queue's retry
-    curve, 0: at once). The reason is the exception it is raised from, if any."""
+    curve, 0: at once). The reason is the exception it is raised from, if any. Raises `Invalid`, which is a
+    failure like any other."""
 
     def __init__(self, delay: Duration | None = None) -> None:
         super().__init__("asked for by the handler")
+        if delay is not None:
+            delay_ms(delay)
         self.delay = delay
 
 
 class DeadLetter(Exception):
-    """Raised inside `async with message` or a handler: to the dead-letter queue, no retries burnt."""
+    """Raised inside `async with message` or a handler: to the dead-letter queue, no retries burnt. Raises
+    `Invalid`, which is a failure like any other."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
+        capped(reason)
         self.reason = reason
 
 
@@ -275,4 +281,4 @@ def verdict_of(queue: str, error: BaseException | None) -> Verdict:
     delay = error.delay if isinstance(error, Retry) else None
     cause = error.__cause__ if isinstance(error, Retry) and error.__cause__ is not None else error
     reason = capped(f"{type(cause).__name__}: {cause}")
-    return Verdict(queue, Outcome.RETRY, None if delay is None else ms_of(delay), reason)
+    return Verdict(queue, Outcome.RETRY, None if delay is None else delay_ms(delay), reason)

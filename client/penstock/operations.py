@@ -7,13 +7,15 @@ from abc import ABC, abstractmethod
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack
 
-from penstock import schedules, transfer
+from penstock import checks, schedules, transfer
 from penstock.codecs import Codec
+from penstock.errors import TooLarge
 from penstock.outgoing import EnqueueOptions, Outgoing
 from penstock.runs import LeasedRun
 from penstock.schedules import ScheduleDescription, ScheduleSettings
 from penstock.transfer import Found, Transferring
-from penstock.values import Duration, Explanation, Header, IfExists, Redriven, StoryLine, instant_of
+from penstock.values import Duration, Explanation, Header, IfExists, Redriven, StoryLine, instant_of, ms_at
+from penstock_protocol.limits import SCHEDULE_BYTES_MAX
 from penstock_protocol.messages.queues import AlterQueue, Resume
 from penstock_protocol.messages.schedules import CreateSchedule
 from penstock_protocol.messages.schema import unpack_document
@@ -29,8 +31,8 @@ class QueueOperations(ABC, Generic[T]):
     """See `Queue`."""
 
     def __init__(self, client: "Client", name: str, codec: Codec[T]) -> None:
-        self.name = name
-        self.codec = codec
+        self.name = checks.name("queue", name)
+        self.codec = checks.codec(codec)
         self.client = client
 
     @abstractmethod
@@ -79,6 +81,8 @@ class QueueOperations(ABC, Generic[T]):
     async def resume(self, message_group: str | None = None, *, timeout: float | None = None) -> bool:
         """Deliver again. `message_group`: that one, which was parked (`group_failure="park"`, up to 100,000
         groups); whether it was."""
+        if message_group is not None:
+            checks.label("message_group", message_group)
         if message_group is None:
             await self.client.wire.request(AlterQueue(self.name, {"paused": False}), timeout=timeout)
             return True
@@ -140,7 +144,8 @@ class QueueOperations(ABC, Generic[T]):
         `redrive`.
         """
         now = instant_of(self.client.wire.now_ms())
-        where = transfer.condition(since=since, until=now if until is None else until)
+        where = transfer.condition(until=now if until is None else until)
+        where["since"] = ms_at(since, "since")
         to = self.name if into is None else into
         return await Transferring(self, to, "settled", where, limit, rate, dry_run, timeout).run()
 
@@ -161,6 +166,9 @@ class QueueOperations(ABC, Generic[T]):
         """Move messages in a state to another queue; conditions as in `find`. They keep their count, history
         and checkpoint; dead letters start afresh, as by `redrive`. In steps, as that."""
         where = transfer.condition(id=id, header=header, since=since, until=until)
+        checks.choice("state", state, transfer.MOVABLE)
+        if to is None:
+            raise transfer.no_target(to)
         return await Transferring(self, to, state, where, limit, rate, dry_run, timeout).run()
 
     # Schedule
@@ -182,7 +190,14 @@ class QueueOperations(ABC, Generic[T]):
         If a schedule of that name exists, it is compared (`Conflict`), with `if_exists="alter"` changed, with
         "keep" left alone. `Client` alters, lists and deletes them. Raises `NotFound`, `Invalid`.
         """
-        message = self.batch_of_one(Outgoing(body, **(options or {})))
-        request = CreateSchedule(name, self.name, schedules.settings_to_wire(settings), if_exists, message)
+        rhythm = schedules.settings_to_wire(settings)
+        message = self.batch_of_one(Outgoing(body, **schedules.checked(options)))
+        if len(message) > SCHEDULE_BYTES_MAX:
+            raise TooLarge(
+                f"message of {len(message):,} bytes; that of a schedule takes {SCHEDULE_BYTES_MAX:,}",
+                hint="enqueue a reference to where the data is",
+            )
+        request = CreateSchedule(name, self.name, rhythm, if_exists, message)
+        checks.administration(request)
         reply = await self.client.wire.request(request, timeout=timeout)
         return schedules.description_of(unpack_document(reply.payload))

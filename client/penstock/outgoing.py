@@ -11,7 +11,7 @@ What is wrong is refused here, before it shares a batch with somebody else's mes
 queue is judged by the broker. A plain body has no columns, and never comes here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -19,8 +19,9 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 import msgpack
 
+from penstock import checks
 from penstock.errors import Invalid, TooLarge
-from penstock.values import Cells, Duration, Headers, instant_of, ms_at, ms_of
+from penstock.values import Cells, Duration, Headers, instant_of, ms_at, ms_of, shown
 from penstock_protocol.batch import Kind
 from penstock_protocol.batch import OnConflict as Rule
 from penstock_protocol.limits import (
@@ -29,7 +30,6 @@ from penstock_protocol.limits import (
     HEADER_KEYS_MAX,
     HEADERS_BYTES_MAX,
     KEY_BYTES_MAX,
-    LABEL_BYTES_MAX,
     PRIORITY_MAX,
 )
 
@@ -38,7 +38,6 @@ OnConflict: TypeAlias = Literal["reject", "keep", "replace", "run_after"]
 of the older one; put in its place, unless that is in flight; delivered when those before it are done."""
 
 RULES = {rule.name.lower(): rule for rule in Rule}
-DELAY_RANGE = f"0 to {DELAY_MS_MAX / 86_400_000:g} days (ten years; SQS: 15 min)"
 
 
 class RequestOptions(TypedDict, total=False):
@@ -120,11 +119,11 @@ def record_cells(item: Outgoing, *, absent: bool = False) -> Cells:
         raise Invalid(f"a record of a topic has no {given}", hint="that is for queues")
     cells: list[tuple[Kind, bytes | int]] = []
     if item.key is not None:
-        cells.append((Kind.KEY, _pack(key_of(item.key))))
-    if item.headers:
-        cells.append((Kind.HEADERS, _headers(item.headers)))
+        cells.append((Kind.KEY, _pack(key_of(item.key), "key")))
+    if item.headers is not None:
+        cells += _headers(item.headers)
     if item.timestamp is not None:
-        cells.append((Kind.TIMESTAMP, ms_at(item.timestamp)))
+        cells.append((Kind.TIMESTAMP, ms_at(item.timestamp, "timestamp")))
     if absent:
         cells.append((Kind.ABSENT, 1))
     return cells
@@ -137,13 +136,13 @@ def message_cells(item: Outgoing, now_ms: Callable[[], int]) -> Cells:
         given = next(name for name in OF_TOPICS if getattr(item, name) is not None)
         raise Invalid(f"a message of a queue has no {given}", hint="that is for topics")
     cells: list[tuple[Kind, bytes | int]] = []
-    if item.headers:
-        cells.append((Kind.HEADERS, _headers(item.headers)))
+    if item.headers is not None:
+        cells += _headers(item.headers)
     labels = _labels(item)
     if labels != NO_LABELS:
         pairs = zip(LABELS, labels, strict=True)
         cells += [(kind, _label(name, label)) for (name, kind), label in pairs if label is not None]
-    if item.priority:
+    if item.priority or type(item.priority) is not int:
         cells.append((Kind.PRIORITY, _priority(item.priority)))
     if item.delay is not None or item.at is not None:
         cells += _not_before(item.delay, item.at, now_ms)
@@ -168,7 +167,7 @@ def key_of(key: bytes | str) -> bytes:
 
 def ms_until(at: datetime, now_ms: Callable[[], int]) -> int:
     """ms since 1970 of when a message becomes ready. Raises `Invalid` beyond ten years."""
-    ms = ms_at(at)
+    ms = ms_at(at, "at")
     latest = now_ms() + DELAY_MS_MAX
     if ms > latest:
         raise Invalid(f"at={at}: it can be at most ten years ahead, {instant_of(latest)}", hint=_SOONER)
@@ -177,10 +176,7 @@ def ms_until(at: datetime, now_ms: Callable[[], int]) -> int:
 
 def delay_ms(delay: Duration) -> int:
     """ms of a delay. Raises `Invalid` beyond ten years."""
-    ms = ms_of(delay)
-    if ms > DELAY_MS_MAX:
-        raise Invalid(f"delay={delay}: it can be {DELAY_RANGE}", hint=_SOONER)
-    return ms
+    return ms_of(delay, "delay", 0, DELAY_MS_MAX)
 
 
 _SOONER = "enqueue it later, or with a shorter delay"
@@ -198,22 +194,20 @@ def _not_before(
 
 
 def _ttl(ttl: Duration) -> int:
-    ms = ms_of(ttl)
-    if not 0 < ms <= DELAY_MS_MAX:
-        raise Invalid(f"ttl={ttl}: it can be more than {DELAY_RANGE}", hint="pass None for never")
-    return ms
+    return ms_of(ttl, "ttl", 1, DELAY_MS_MAX)
 
 
 def _priority(priority: int) -> int:
     if type(priority) is not int or not 0 <= priority <= PRIORITY_MAX:
-        raise Invalid(f"priority={priority!r}: it can be 0 to {PRIORITY_MAX}, {PRIORITY_MAX} first")
+        raise Invalid(f"priority={shown(priority)}: it can be 0 to {PRIORITY_MAX}, {PRIORITY_MAX} first")
     return priority
 
 
 def _on_conflict(item: Outgoing) -> list[tuple[Kind, bytes | int]]:
-    rule = RULES.get(item.on_conflict or "")
+    given: Any = item.on_conflict
+    rule = RULES.get(given) if isinstance(given, str) else None
     if rule is None:
-        raise Invalid(f"on_conflict={item.on_conflict!r}: it can be {', '.join(RULES)}")
+        raise Invalid(f"on_conflict={shown(item.on_conflict)}: it can be {', '.join(RULES)}")
     if item.job_key is None:
         raise Invalid(f"on_conflict={item.on_conflict!r} without a job_key", hint="pass job_key=…, too")
     if item.message_group is not None:
@@ -229,44 +223,45 @@ def _two_orders() -> Invalid:
 
 
 def _label(name: str, label: str) -> bytes:
-    if not isinstance(label, str) or not 0 < len(label) <= LABEL_BYTES_MAX:
-        raise _no_label(name, label)
-    packed = _pack(label)
-    if len(packed) > LABEL_BYTES_MAX + 2:  # the head of a msgpack str of that length
-        raise _no_label(name, label)
-    return packed
+    checks.label(name, label)
+    if name == "reply_to":
+        checks.full_name(name, label)
+    return _pack(label, name)
 
 
-def _no_label(name: str, label: object) -> Invalid:
-    shown = repr(label)
-    shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
-    return Invalid(f"{name}={shown}: it is text of 1 to {LABEL_BYTES_MAX} bytes of UTF-8")
-
-
-def _headers(headers: Headers) -> bytes:
+def _headers(headers: Headers) -> Cells:
+    if type(headers) is not dict and not isinstance(headers, Mapping):
+        raise Invalid(
+            f"headers={shown(headers)} is no mapping", hint='for instance headers={"type": "order"}'
+        )
+    if not headers:
+        return []
     if len(headers) > HEADER_KEYS_MAX:
         raise TooLarge(
             f"{len(headers)} headers; the limit is {HEADER_KEYS_MAX}", hint="put them into the body"
         )
     for name, value in headers.items():
-        if not isinstance(name, str) or len(name.encode()) > HEADER_KEY_BYTES_MAX:
-            raise Invalid(f"header name {name!r}", hint=f"text of at most {HEADER_KEY_BYTES_MAX} bytes")
+        if not isinstance(name, str) or len(name.encode(errors="replace")) > HEADER_KEY_BYTES_MAX:
+            raise Invalid(f"header name {shown(name)}", hint=f"text of at most {HEADER_KEY_BYTES_MAX} bytes")
         if not isinstance(value, str | bytes | int | float | None):
             raise Invalid(
                 f"header {name!r} is a {type(value).__name__}", hint="flat values only; see codecs.json"
             )
-    packed = _pack(dict(headers))
+    packed = _pack(dict(headers), "headers")
     if len(packed) > HEADERS_BYTES_MAX:
         raise TooLarge(
             f"headers of {len(packed):,} bytes; the limit is {HEADERS_BYTES_MAX:,}",
             hint="put them into the body",
         )
-    return packed
+    return [(Kind.HEADERS, packed)]
 
 
-def _pack(value: object) -> bytes:
+def _pack(value: object, what: str) -> bytes:
     try:
         packed: bytes = msgpack.packb(value)
     except (OverflowError, ValueError) as error:
-        raise Invalid(f"a value has no form on the wire: {error}", hint="integers have 64 bits") from error
+        raise Invalid(
+            f"{what}={shown(value)} has no form on the wire: {error}",
+            hint="integers have 64 bits, text is UTF-8",
+        ) from error
     return packed

@@ -7,6 +7,7 @@ credit; it never holds more than one second of measured work, 16 MiB or 1,000 me
 """
 
 from penstock.errors import Invalid
+from penstock.values import shown
 from penstock_protocol.limits import MIB, PREFETCH_MESSAGES_MAX
 
 WORK_SECONDS_MAX = 1.0
@@ -19,8 +20,10 @@ class Prefetch:
     """The books of one subscription. `fixed` None: adaptive. Raises `Invalid` for a size it cannot have."""
 
     def __init__(self, fixed: int | None) -> None:
-        if fixed is not None and not 1 <= fixed <= PREFETCH_MESSAGES_MAX:
-            raise Invalid(f"prefetch={fixed}: it can be 1 to {PREFETCH_MESSAGES_MAX:,}, or None to adapt")
+        if fixed is not None and (type(fixed) is not int or not 1 <= fixed <= PREFETCH_MESSAGES_MAX):
+            raise Invalid(
+                f"prefetch={shown(fixed)}: it can be 1 to {PREFETCH_MESSAGES_MAX:,}, or None to adapt"
+            )
         self.target = fixed or 1
         self.credit = 0
         self._adapts = fixed is None

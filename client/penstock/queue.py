@@ -9,14 +9,14 @@ import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
-from penstock import codecs
+from penstock import checks, codecs
 from penstock.batching import Address, Stretch
 from penstock.confirms import receipt
 from penstock.consumer import Consumer
 from penstock.errors import Invalid, Stale
 from penstock.message import Message
 from penstock.operations import QueueOperations
-from penstock.outgoing import EnqueueOptions, Outgoing, RequestOptions, message_cells
+from penstock.outgoing import EnqueueOptions, Outgoing, RequestOptions, delay_ms, message_cells
 from penstock.runs import LeasedRun
 from penstock.settle import Settler, Verdict, capped, overlap, raise_stale
 from penstock.values import (
@@ -28,11 +28,12 @@ from penstock.values import (
     described,
     ms_of,
     seconds_of,
+    shown,
 )
 from penstock.views import Messages, Receipts
 from penstock.worker import work
 from penstock_protocol.batch import BatchBuilder
-from penstock_protocol.limits import RECEIVE_MESSAGES_MAX, WAIT_MS_MAX
+from penstock_protocol.limits import RECEIVE_MESSAGES_MAX, VISIBILITY_MS_MAX, WAIT_MS_MAX
 from penstock_protocol.messages.queues import (
     Delivery,
     DescribeQueue,
@@ -50,9 +51,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PEEKED = ("ready", "held", "delayed", "in_flight", "waiting")
+"""States that `peek` looks at."""
+
 
 class Queue(QueueOperations[T]):
-    """A queue by name. Whether it exists is found out by the first call (`NotFound`)."""
+    """A queue by name. Whether it exists is found out by the first call (`NotFound`). Raises `Invalid` for
+    what cannot be a name or a codec."""
 
     def __init__(self, client: "Client", name: str, codec: codecs.Codec[T]) -> None:
         super().__init__(client, name, codec)
@@ -77,6 +82,8 @@ class Queue(QueueOperations[T]):
         `QueueFull`, `TooLarge`, `DiskFull`, `NotFound`, `Invalid`; `Conflict` if its job key is taken;
         `OutcomeUnknown` at the timeout.
         """
+        if timeout is not None:
+            checks.timeout(timeout)
         cells = message_cells(Outgoing(body, **options), self.client.wire.now_ms) if options else ()
         encoded = self.codec.encode(body)
         return await self.client.publisher.publish(self._address, encoded, cells, receipt, timeout=timeout)
@@ -95,6 +102,10 @@ class Queue(QueueOperations[T]):
         refuses longer input (`TooLarge`, nothing sent). A message whose job key is taken is refused alone:
         the others are durable, and in the end `BatchError` tells which it was.
         """
+        checks.iterable("items", items)
+        checks.flag("atomic", atomic)
+        if timeout is not None:
+            checks.timeout(timeout)
         plain = self._address if self.codec is codecs.raw else None
         return await self.client.publisher.many(
             items, self._encode, _receipts, plain=plain, atomic=atomic, timeout=timeout
@@ -116,7 +127,9 @@ class Queue(QueueOperations[T]):
         Raises `Timeout` if there is no answer in time, enqueueing included: it may be handled all the same,
         and what comes then is dropped (`events.LateReply`). And what `enqueue` raises.
         """
-        return await self.client.requests.ask(self, body, seconds_of(timeout), options)
+        if options:  # before there is a queue for answers
+            message_cells(Outgoing(body, **options), self.client.wire.now_ms)
+        return await self.client.requests.ask(self, body, seconds_of(timeout, "timeout"), options)
 
     def batch_of_one(self, item: Outgoing) -> bytes:
         """A message that is not published by itself."""
@@ -142,14 +155,17 @@ class Queue(QueueOperations[T]):
         no-ack): they are settled before they are sent, and lost if they do not arrive. `timeout` None: the
         wait and the client's timeout. Raises `NotFound`, `Invalid`, `Timeout`.
         """
-        messages = min(max_messages, RECEIVE_MESSAGES_MAX)
-        visibility = None if visibility_timeout is None else ms_of(visibility_timeout)
-        left = ms_of(wait)
+        checks.whole("max_messages", max_messages, 1, RECEIVE_MESSAGES_MAX)
+        checks.flag("settle", settle)
+        visibility = None if visibility_timeout is None else _visibility(visibility_timeout)
+        left = ms_of(wait, "wait")
+        if timeout is not None:
+            checks.timeout(timeout)
         while True:
             now = min(left, WAIT_MS_MAX)
             left -= now
             delivery = await self.client.wire.request(
-                Receive(self.name, messages, now, visibility, settle),
+                Receive(self.name, max_messages, now, visibility, settle),
                 timeout=self.client.timeout + now / 1000 if timeout is None else timeout,
                 on_late=None if settle else self._received_late,
             )
@@ -184,7 +200,7 @@ class Queue(QueueOperations[T]):
         return Consumer(
             self,
             prefetch=prefetch,
-            max_processing=seconds_of(max_processing),
+            max_processing=seconds_of(max_processing, "max_processing"),
             priority=priority,
             settle=settle,
         )
@@ -201,7 +217,7 @@ class Queue(QueueOperations[T]):
         A handler that returns acks; one that raises settles as `async with message` does, and the exception
         is logged. At the end running handlers get `grace`; what is not finished then is released.
         """
-        await work(self, handler, concurrency=concurrency, grace=seconds_of(grace))
+        await work(self, handler, concurrency=concurrency, grace=seconds_of(grace, "grace"))
 
     # Settle
 
@@ -220,8 +236,8 @@ class Queue(QueueOperations[T]):
         timeout: float | None = None,
     ) -> None:
         """They failed: back after `delay`, or after the queue's retry curve; durable on return."""
-        delay_ms = None if delay is None else ms_of(delay)
-        await self._settle(Verdict(self.name, Outcome.RETRY, delay_ms, capped(reason)), messages, timeout)
+        after = None if delay is None else delay_ms(delay)
+        await self._settle(Verdict(self.name, Outcome.RETRY, after, capped(reason)), messages, timeout)
 
     async def release(
         self, messages: Message[T] | Iterable[Message[T]], *, timeout: float | None = None
@@ -252,12 +268,13 @@ class Queue(QueueOperations[T]):
 
         `checkpoint`: see `Message.extend`; for a single message.
         """
+        extend_ms = ms_of(seconds, "seconds", 0, VISIBILITY_MS_MAX)
         pieces = self._pieces(messages)
         ranges = [run.range(first, count) for run, first, count in pieces]
         if checkpoint is None:
-            stale = await self.settler.extend(self.name, ranges, ms_of(seconds), timeout)
+            stale = await self.settler.extend(self.name, ranges, extend_ms, timeout)
         elif len(ranges) == 1 and ranges[0].messages == 1:
-            stale = await self.settler.checkpoint(self.name, ranges[0], ms_of(seconds), checkpoint, timeout)
+            stale = await self.settler.checkpoint(self.name, ranges[0], extend_ms, checkpoint, timeout)
         else:
             raise Invalid("a checkpoint is of one message", hint="extend them one by one")
         until = asyncio.get_running_loop().time() + seconds_of(seconds)
@@ -277,6 +294,8 @@ class Queue(QueueOperations[T]):
         timeout: float | None = None,
     ) -> None:
         """Answer a message and ack it, both or neither: see `Message.reply`."""
+        if not isinstance(message, Message):
+            raise _no_messages(message)
         to = message.reply_to
         if to is None:
             raise Invalid("the message names no queue for an answer (reply_to)", hint="ack it instead")
@@ -295,6 +314,8 @@ class Queue(QueueOperations[T]):
         self, verdict: Verdict, messages: Message[T] | Iterable[Message[T]], timeout: float | None
     ) -> None:
         pieces = self._pieces(messages)
+        if timeout is not None:
+            checks.timeout(timeout)
         for run, first, count in pieces:
             run.settle(first, count)
         ranges = [run.range(first, count) for run, first, count in pieces]
@@ -304,7 +325,10 @@ class Queue(QueueOperations[T]):
         if isinstance(messages, Message | Messages):
             pieces = list(cast("Message[T] | Messages[T]", messages).pieces())
         else:
-            pieces = [piece for message in messages for piece in message.pieces()]
+            try:
+                pieces = [piece for message in messages for piece in message.pieces()]
+            except (AttributeError, TypeError) as error:
+                raise _no_messages(messages) from error
         for run, _, _ in pieces:
             if run.queue.name != self.name:
                 raise Invalid(f"a message of {run.queue.name!r} cannot be settled in {self.name!r}")
@@ -325,6 +349,8 @@ class Queue(QueueOperations[T]):
         `state`: ready, held (behind another of their message group or job key), delayed, in_flight or
         waiting.
         """
+        checks.whole("limit", limit, 1, RECEIVE_MESSAGES_MAX)
+        checks.choice("state", state, PEEKED)
         delivery = await self.client.wire.request(Peek(self.name, limit, state), timeout=timeout)
         return Messages(self, self.runs(delivery))
 
@@ -341,6 +367,14 @@ class Queue(QueueOperations[T]):
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r}>"
+
+
+def _visibility(timeout: Duration) -> int:
+    return ms_of(timeout, "visibility_timeout", 1, VISIBILITY_MS_MAX)
+
+
+def _no_messages(given: object) -> Invalid:
+    return Invalid(f"messages={shown(given)} is no message", hint="pass what receive returned, or some of it")
 
 
 def _receipt_in(stretch: Stretch, index: int) -> Receipt:

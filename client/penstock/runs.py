@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from penstock.compression import inflated
+from penstock.values import shown
 from penstock_protocol.batch import BatchView, Kind
 from penstock_protocol.errors import Corrupt, Invalid, TooLarge
+from penstock_protocol.limits import INT_MAX
 from penstock_protocol.messages import schema
 from penstock_protocol.slices import Range, Slice
 
@@ -24,6 +26,7 @@ T = TypeVar("T")
 
 NOT_DECODED: Any = object()
 """Stands for a value that nobody has asked for yet."""
+ID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,19})")
 
 
 @lru_cache(maxsize=1_024)
@@ -38,9 +41,11 @@ def id_of(log: bytes, offset: int) -> str:
 
 def place_of(id: str) -> tuple[bytes, int]:
     """The inverse of `id_of`. Raises `Invalid`."""
-    found = re.fullmatch(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,19})", id)
-    if found is None:
-        raise Invalid(f"{id!r} is no id of a message", hint="take it from `.id`, of a receipt for instance")
+    found = ID.fullmatch(id) if isinstance(id, str) else None
+    if found is None or int(found[2]) > INT_MAX:
+        raise Invalid(
+            f"id={shown(id)} is no id of a message", hint="take it from `.id`, of a receipt for instance"
+        )
     return UUID(found[1]).bytes, int(found[2])
 
 

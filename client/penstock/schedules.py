@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypedDict, cast
 
-from penstock.values import Duration, instant_of, ms_of
+from penstock import checks
+from penstock.errors import Invalid
+from penstock.outgoing import EnqueueOptions
+from penstock.values import Duration, instant_of, ms_of, shown
+from penstock_protocol.limits import DELAY_MS_MAX, SCHEDULE_EVERY_MS_MIN
 
 
 class ScheduleSettings(TypedDict, total=False):
@@ -23,6 +27,9 @@ class ScheduleSettings(TypedDict, total=False):
     catch_up: Literal["once", "skip", "all"]  # of missed runs ["once"]
     overlap: Literal["allow", "skip"]  # skip: not while the message of the last run is not done ["allow"]
     paused: bool  # it does not run [False]
+
+
+CHOICES = {"catch_up": ("once", "skip", "all"), "overlap": ("allow", "skip")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +49,31 @@ class ScheduleDescription:
 
 
 def settings_to_wire(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the caller passed, in the wire's units; ranges are judged by the broker alone."""
+    """What the caller passed, in the wire's units; what a cron line and a zone say is judged by the broker
+    alone. Raises `Invalid`."""
     flat = dict(settings)
+    for name in ("cron", "zone"):
+        if flat.get(name) is not None:
+            checks.label(name, flat[name])
     if flat.get("every") is not None:
-        flat["every"] = ms_of(flat["every"])
+        flat["every"] = ms_of(flat["every"], "every", SCHEDULE_EVERY_MS_MIN, DELAY_MS_MAX)
+    for name, words in CHOICES.items():
+        if name in flat:
+            checks.choice(name, flat[name], words)
+    if "paused" in flat:
+        checks.flag("paused", flat["paused"])
     return flat
+
+
+def checked(options: EnqueueOptions | None) -> EnqueueOptions:
+    """The options of the message. Raises `Invalid` for what are none."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise Invalid(f"options={shown(options)} is no mapping", hint='for instance options={"priority": 9}')
+    for name in options:
+        checks.choice("options", name, sorted(EnqueueOptions.__annotations__))
+    return options
 
 
 def description_of(document: Mapping[str, Any]) -> ScheduleDescription:

@@ -14,8 +14,9 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from penstock.connection import Wire
-from penstock.errors import Error, OutcomeUnknown, Stale, TooLarge
+from penstock.errors import Error, Invalid, OutcomeUnknown, Stale, TooLarge
 from penstock.events import SettleFailed, SettleStale
+from penstock.values import shown
 from penstock_protocol.limits import CHECKPOINT_BYTES_MAX, RANGES_MAX, REASON_BYTES_MAX
 from penstock_protocol.messages.queues import (
     Ack,
@@ -122,7 +123,10 @@ class Settler:
     async def checkpoint(
         self, queue: str, message: Range, extend_ms: int, checkpoint: bytes, timeout: float | None = None
     ) -> list[Range]:
-        """As `extend` for one message, and what its next try is given. Raises `TooLarge`."""
+        """As `extend` for one message, and what its next try is given. Raises `TooLarge`, `Invalid`."""
+        if not isinstance(checkpoint, bytes | bytearray | memoryview):
+            raise Invalid(f"checkpoint={shown(checkpoint)} is not bytes", hint="encode it, text for instance")
+        checkpoint = bytes(checkpoint)
         if len(checkpoint) > CHECKPOINT_BYTES_MAX:
             raise TooLarge(
                 f"checkpoint of {len(checkpoint):,} bytes; the limit is {CHECKPOINT_BYTES_MAX:,}",
@@ -190,7 +194,11 @@ class Settler:
             task.add_done_callback(self._sending.pop)
 
     async def _send(self, key: Key, gathered: Gathered) -> None:
-        answer = await self._answer(key, gathered.ranges)
+        try:
+            answer = await self._answer(key, gathered.ranges)
+        except Exception as error:  # ours, but whoever waits must not do so for ever
+            gathered.answer.set_exception(error)
+            return
         gathered.answer.set_result(answer)
         if key.staged and (answer.stale or answer.error):
             self._tell(key.verdict, gathered.ranges, answer)
@@ -257,5 +265,10 @@ def raise_stale(queue: str, messages: int) -> None:
 
 
 def capped(reason: str | None) -> str | None:
-    """A reason within the protocol's limit of bytes."""
-    return None if reason is None else reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
+    """A reason within the protocol's limit of bytes; what UTF-8 does not have is escaped. Raises `Invalid`
+    for one that is no text."""
+    if reason is None:
+        return None
+    if not isinstance(reason, str):
+        raise Invalid(f"reason={shown(reason)} is not allowed", hint="allowed: text, or None")
+    return reason.encode(errors="backslashreplace")[:REASON_BYTES_MAX].decode(errors="ignore")

@@ -13,16 +13,18 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from math import ceil, isfinite
+from math import ceil
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from penstock import checks
 from penstock.errors import Invalid, NotFound, OutcomeUnknown, Refused
 from penstock.message import Message
 from penstock.outgoing import delay_ms, ms_until
 from penstock.runs import place_of
-from penstock.values import Duration, Explanation, Header, Redriven, StoryLine, instant_of, ms_at
+from penstock.settle import capped
+from penstock.values import Duration, Explanation, Header, Redriven, StoryLine, instant_of, ms_at, shown
 from penstock_protocol.errors import OutcomeUnknown as WireOutcomeUnknown
-from penstock_protocol.limits import FIND_MESSAGES_MAX
+from penstock_protocol.limits import FIND_MESSAGES_MAX, HEADERS_BYTES_MAX
 from penstock_protocol.messages.queues import HERE, PARTITION, Explain, Find, Reschedule, Transfer
 from penstock_protocol.messages.schema import unpack_document
 
@@ -35,7 +37,10 @@ T = TypeVar("T")
 STEP_MESSAGES_MAX = 1_000
 STEPS_A_SECOND = 10
 """With a rate, steps are so small that there are at least that many a second."""
-STATES = ("ready", "delayed", "waiting", "settled")
+MOVABLE = ("ready", "delayed", "waiting")
+STATES = (*MOVABLE, "settled")
+RATES = (0.001, 1_000_000)
+"""Messages a second, from and to: those of a queue."""
 INSTANTS = ("enqueued_at", "due")
 """Facts that are ms since 1970 on the wire."""
 
@@ -56,21 +61,49 @@ def condition(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> dict[str, Any]:
-    """Which messages are meant, in the wire's words. Raises `Invalid`."""
+    """Which messages are meant, in the wire's words. A reason is cut as it was when it was given. Raises
+    `Invalid`."""
     where: dict[str, Any] = {}
     if id is not None:
         where["id_log"], where["id_offset"] = place_of(id)
     if reason is not None:
-        where["reason"] = reason
+        where["reason"] = capped(reason)
     if header is not None:
-        if not isinstance(header, tuple) or len(header) != 2:
-            raise Invalid(f"header={header!r} is no pair", hint='pass (name, value), like ("user", 42)')
+        _check_header(header)
         where["header"], where["value"] = header
     if since is not None:
-        where["since"] = ms_at(since)
+        where["since"] = ms_at(since, "since")
     if until is not None:
-        where["until"] = ms_at(until)
+        where["until"] = ms_at(until, "until")
     return where
+
+
+def _check_header(header: object) -> None:
+    if not isinstance(header, tuple) or len(header) != 2:
+        raise Invalid(f"header={shown(header)} is no pair", hint='pass (name, value), like ("user", 42)')
+    name, value = header
+    checks.text("header", name)
+    scalar = isinstance(value, str | bytes | float | None) or (
+        isinstance(value, int) and -(2**63) <= value < 2**64
+    )
+    if not scalar or (isinstance(value, str | bytes) and len(value) > HEADERS_BYTES_MAX):
+        raise Invalid(
+            f"header={shown(header)}: no message has that", hint="a value is text, bytes, a number or None"
+        )
+    if isinstance(value, str):
+        checks.text("header", value)
+
+
+def no_target(to: object) -> Invalid:
+    """The error for what is no queue to move messages to."""
+    return Invalid(f"to={shown(to)} is no queue", hint="pass the name of a queue, or its handle")
+
+
+def _name_of(to: object) -> str:
+    name = to if isinstance(to, str) else getattr(to, "name", None)
+    if not isinstance(name, str):
+        raise no_target(to)
+    return checks.name("to", name)
 
 
 # Looking
@@ -80,6 +113,7 @@ async def find(
     queue: "QueueOperations[T]", where: dict[str, Any], limit: int, timeout: float | None
 ) -> list[Found[T]]:
     """See `Queue.find`."""
+    checks.whole("limit", limit)
     found: list[Found[T]] = []
     cursor: int | None = 0
     while cursor is not None and len(found) < limit:
@@ -175,14 +209,14 @@ class Transferring:
         dry_run: bool,
         timeout: float | None,
     ) -> None:
-        if state not in STATES:
-            raise Invalid(f"state={state!r}: it can be {', '.join(STATES)}")
-        if limit is not None and limit < 0:
-            raise Invalid(f"limit={limit}: it can be 0 or more, or None for all")
-        if rate is not None and not (isfinite(rate) and rate > 0):
-            raise Invalid(f"rate={rate}: it is more than 0 messages a second, or None for no pace")
+        checks.choice("state", state, STATES)
+        if limit is not None:
+            checks.whole("limit", limit)
+        if rate is not None:
+            checks.number("rate", rate, *RATES)
+        checks.flag("dry_run", dry_run)
         self._queue = queue
-        self._to = to if to is None or isinstance(to, str) else to.name
+        self._to = None if to is None else _name_of(to)
         self._state = state
         self._where = where
         self._limit = limit

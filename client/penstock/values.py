@@ -14,7 +14,14 @@ from uuid import UUID
 
 from penstock.errors import Invalid
 from penstock_protocol.batch import Kind
-from penstock_protocol.limits import FIELDS_ARRAY_MAX
+from penstock_protocol.limits import (
+    DEDUP_WINDOW_MS_MAX,
+    DELAY_MS_MAX,
+    FIELDS_ARRAY_MAX,
+    INT_MAX,
+    LABEL_BYTES_MAX,
+    VISIBILITY_MS_MAX,
+)
 
 Duration: TypeAlias = float | timedelta
 Header: TypeAlias = str | bytes | int | float | bool | None
@@ -24,22 +31,48 @@ Cells: TypeAlias = Sequence[tuple[Kind, bytes | int]]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
+DAY_MS = 86_400_000
+SHOWN_CHARACTERS_MAX = 80
 
 
-def seconds_of(duration: Duration) -> float:
-    """Seconds of a duration. Raises `Invalid` for a negative or endless one."""
+def shown(value: object) -> str:
+    """What was handed in, as it is typed, and cut where nobody reads on."""
     try:
+        text = str(value) if isinstance(value, timedelta) else repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[:SHOWN_CHARACTERS_MAX]}…"
+
+
+def seconds_of(duration: Duration, what: str = "", least_ms: int = 0, most_ms: int = INT_MAX) -> float:
+    """Seconds of a duration. Raises `Invalid` for what is none, and for one beyond its bounds. `what`: how
+    the error calls it."""
+    try:
+        if isinstance(duration, bool | str | bytes | bytearray):  # some of them could be made a float
+            raise TypeError
         seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = nan
     if not (isfinite(seconds) and seconds >= 0):
-        raise Invalid(f"{duration!r} is not a duration", hint="give seconds from 0 up, or a timedelta")
+        raise _no_duration(duration, what, "is not a duration", least_ms, most_ms)
+    if seconds * 1000 > most_ms or (least_ms and max(seconds * 1000, seconds > 0) < least_ms):
+        raise _no_duration(duration, what, "is not allowed", least_ms, most_ms)
     return seconds
 
 
-def ms_of(duration: Duration) -> int:
-    """Whole milliseconds of a duration, at least 1 if it is not 0."""
-    seconds = seconds_of(duration)
+def _no_duration(duration: object, what: str, why: str, least_ms: int, most_ms: int) -> Invalid:
+    given = f"{what}={shown(duration)}" if what else shown(duration)
+    end = "up" if most_ms == INT_MAX else f"to {most_ms / 1000:,.0f}"
+    if 2 * DAY_MS <= most_ms < INT_MAX:
+        end += f" ({most_ms // DAY_MS} days{', ten years' if most_ms == DELAY_MS_MAX else ''})"
+    return Invalid(
+        f"{given} {why}", hint=f"allowed: seconds from {least_ms / 1000:g} {end}, or a timedelta of as much"
+    )
+
+
+def ms_of(duration: Duration, what: str = "", least_ms: int = 0, most_ms: int = INT_MAX) -> int:
+    """Whole milliseconds of a duration, at least 1 if it is not 0. Raises as `seconds_of`."""
+    seconds = seconds_of(duration, what, least_ms, most_ms)
     return max(round(seconds * 1000), 1) if seconds else 0
 
 
@@ -48,13 +81,21 @@ def instant_of(ms: int) -> datetime:
     return EPOCH + ms * MS
 
 
-def ms_at(instant: datetime) -> int:
-    """ms since 1970 of an aware datetime. Raises `Invalid` for a naive one and one before 1970."""
+def ms_at(instant: datetime, what: str = "") -> int:
+    """ms since 1970 of an aware datetime. Raises `Invalid` for a naive one, one before 1970 and what is none;
+    `what`: how the error calls it."""
+    if not isinstance(instant, datetime):
+        raise _no_instant(instant, what, "is no datetime")
     if instant.tzinfo is None:
-        raise Invalid(f"{instant!r} has no time zone", hint="for instance datetime.now(timezone.utc)")
+        raise _no_instant(instant, what, "has no time zone")
     if instant < EPOCH:
-        raise Invalid(f"{instant} lies before 1970", hint="give a later instant")
+        raise _no_instant(instant, what, "lies before 1970")
     return (instant - EPOCH) // MS
+
+
+def _no_instant(instant: object, what: str, why: str) -> Invalid:
+    given = f"{what}={shown(instant)}" if what else shown(instant)
+    return Invalid(f"{given} {why}", hint="for instance datetime.now(timezone.utc)")
 
 
 # What is confirmed
@@ -151,17 +192,21 @@ IfExists: TypeAlias = Literal["check", "alter", "keep"]
 """An existing object: compare the settings passed (`Conflict`), change them, or leave it alone."""
 
 DURATIONS = {
-    *("visibility_timeout", "retry_initial", "retry_max", "keep_settled"),
-    *("delay", "ttl", "dedup_window", "priority_ageing", "expires"),
-    *("retention", "tombstone_retention"),
+    "visibility_timeout": (1, VISIBILITY_MS_MAX),
+    "dedup_window": (0, DEDUP_WINDOW_MS_MAX),
+    **dict.fromkeys(("retry_initial", "retry_max", "delay"), (0, DELAY_MS_MAX)),
+    **dict.fromkeys(("ttl", "priority_ageing", "expires", "keep_settled"), (1, DELAY_MS_MAX)),
+    **dict.fromkeys(("retention", "tombstone_retention"), (0, DELAY_MS_MAX)),
 }
-"""Settings that are milliseconds on the wire."""
+"""Settings that are milliseconds on the wire, and from how many to how many: the broker would speak of
+milliseconds to somebody who gave seconds."""
 WEIGHTS_MAX = FIELDS_ARRAY_MAX // 2
 """Of tenants: on the wire they are one list, name and weight in turn."""
 
 
 def settings_to_wire(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the caller passed, in the wire's names and units; ranges are judged by the broker alone."""
+    """What the caller passed, in the wire's names and units; ranges that are not of time are judged by the
+    broker alone."""
     flat = dict(settings)
     retry = flat.pop("retry", None)
     if retry is not None:
@@ -173,18 +218,28 @@ def settings_to_wire(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "group_weights" in flat:
         flat["group_weights"] = _weights(flat["group_weights"])
     return {
-        name: ms_of(value) if name in DURATIONS and value is not None else value
+        name: ms_of(value, name, *DURATIONS[name]) if name in DURATIONS and value is not None else value
         for name, value in flat.items()
     }
 
 
 def _weights(weights: Any) -> tuple[object, ...]:
     if not isinstance(weights, Mapping) or len(weights) > WEIGHTS_MAX:
-        raise Invalid(
-            f"group_weights={weights!r}: it maps at most {WEIGHTS_MAX} message groups to their weights",
-            hint='for instance group_weights={"acme": 3}; every other group has 1',
-        )
+        raise _no_weights(weights)
+    for name, weight in weights.items():
+        if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= LABEL_BYTES_MAX:
+            raise _no_weights(weights)
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            raise _no_weights(weights)
     return tuple(each for pair in weights.items() for each in pair)
+
+
+def _no_weights(weights: object) -> Invalid:
+    return Invalid(
+        f"group_weights={shown(weights)}: it maps at most {WEIGHTS_MAX} message groups, text of 1 to"
+        f" {LABEL_BYTES_MAX} bytes each, to their weights, numbers from 0.001 to 1,000",
+        hint='for instance group_weights={"acme": 3}; every other group has 1',
+    )
 
 
 def queue_settings_from_wire(settings: Mapping[str, Any]) -> QueueSettings:

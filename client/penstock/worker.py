@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from penstock import checks
 from penstock.consumer import Consumer
-from penstock.errors import Invalid
 from penstock.message import DeadLetter, Message, Retry
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger("penstock")
+
+CONCURRENCY_MAX = 10_000
+"""Each is a task. What a queue hands out at once by default is ten times as much."""
 
 
 async def work(
@@ -32,8 +35,8 @@ async def work(
     grace: float,
 ) -> None:
     """See `Queue.work`. `grace` in seconds."""
-    if concurrency < 1:
-        raise Invalid(f"concurrency={concurrency}: at least one handler has to run")
+    checks.function("handler", handler, "async def handle(message): …")
+    checks.whole("concurrency", concurrency, 1, CONCURRENCY_MAX)
     loop = asyncio.get_running_loop()
     async with queue.consume() as consumer:
         runners = [loop.create_task(_run(consumer, handler)) for _ in range(concurrency)]

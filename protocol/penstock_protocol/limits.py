@@ -82,6 +82,9 @@ VISIBILITY_MS_MAX = 12 * 3600 * 1000
 """SQS: 12 h from the receive; here from now, at every extension."""
 WAIT_MS_MAX = 20 * 60 * 1000
 DELAY_MS_MAX = 10 * 366 * 86_400 * 1000
+DEDUP_WINDOW_MS_MAX = 7 * 86_400 * 1000
+"""How long a dedup id can be remembered. SQS: 5 min, fixed."""
+SCHEDULE_EVERY_MS_MIN = 1_000
 HELLO_SECONDS_MAX = 10.0
 FRAME_SECONDS_MAX = 30.0
 """A frame that was begun must be complete by then."""

@@ -19,13 +19,12 @@ from cronsim import CronSim, CronSimError
 from penstock_broker.checks import Check, checked, choice, flag, integer, or_none
 from penstock_broker.storage.entries import At, Kind, Part
 from penstock_protocol.errors import Invalid
-from penstock_protocol.limits import DELAY_MS_MAX
+from penstock_protocol.limits import DELAY_MS_MAX, SCHEDULE_EVERY_MS_MIN
 
 KIND = 6
 """In a checkpoint."""
 SNAPSHOT = Struct("<QQqQ")  # next_at, runs, latest offset (-1: none), missed
 FIRED = Struct("<QqQ")  # next_at, offset of what was enqueued (-1: nothing was), missed so far
-EVERY_MS_MIN = 1_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -35,7 +34,7 @@ def _text(what: str, most: int) -> Check:
 
 SETTINGS: dict[str, Check] = {
     "cron": or_none(_text("a cron line", 255)),
-    "every": or_none(integer(EVERY_MS_MIN, DELAY_MS_MAX)),
+    "every": or_none(integer(SCHEDULE_EVERY_MS_MIN, DELAY_MS_MAX)),
     "zone": _text("a time zone, for instance Europe/Berlin", 64),
     "catch_up": choice("once", "skip", "all"),
     "overlap": choice("allow", "skip"),

@@ -112,7 +112,7 @@ WRONG = {
     "a label that is too long": ({"message_group": "x" * 256}, "message_group='xxx.*…: it is text"),
     "a label of too many bytes": ({"job_key": "ü" * 128}, "job_key='üüü"),
     "a label that is no text": ({"correlation_id": 7}, "correlation_id=7: it is text"),
-    "a label that is no UTF-8": ({"content_type": "\udcff"}, "no form on the wire"),
+    "a label that is no UTF-8": ({"content_type": "\udcff"}, "content_type=.*: it is text of 1 to 255 bytes"),
     "a group and a job key": ({"message_group": "g", "job_key": "k"}, "exclude each other"),
     "all three": ({"message_group": "g", "job_key": "k", "on_conflict": "keep"}, "exclude each other"),
     "a rule without a key": ({"on_conflict": "keep"}, "without a job_key"),
