@@ -35,6 +35,7 @@ class QueueFacts(NamedTuple):
     """Error name → messages of refused publishes."""
     blocked_groups: int
     throttled_tenants: int
+    """Message groups over their rate, and tenants at their cap."""
 
 
 class PartitionFacts(NamedTuple):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from penstock_broker.clock import Now
 from penstock_broker.facts import NodeFacts, PartitionFacts, QueueFacts, StorageFacts
 from penstock_broker.lag import standings
-from penstock_broker.queues.looking import oldest_times
+from penstock_broker.queues.looking import oldest_times, throttled
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
@@ -109,5 +109,5 @@ def _queue(queue: Queue, now: Now) -> QueueFacts:
         dict(sum((lane.dead_reasons for lane in lanes), Counter[str]())),
         dict(queue.refused),
         queue.indexes.groups.blocked,
-        queue.indexes.groups.throttled,
+        throttled(queue),
     )

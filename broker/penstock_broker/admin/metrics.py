@@ -119,7 +119,7 @@ METRICS = (
     Metric(f"{QUEUE}_blocked_groups", "queue", "gauge", (), "groups",
            "Message groups held up by a failure, or parked.", lambda q: q.blocked_groups),
     Metric(f"{QUEUE}_throttled_tenants", "queue", "gauge", (), "groups",
-           "Message groups over their rate.", lambda q: q.throttled_tenants),
+           "Message groups over their rate, and tenants at their cap.", lambda q: q.throttled_tenants),
     Metric(f"{QUEUE}_dead_lettered_total", "queue", "counter", REASON, "messages",
            "Messages moved to the dead-letter queue.", lambda q: q.dead_lettered),
     Metric(f"{QUEUE}_refused_total", "queue", "counter", REASON, "messages",

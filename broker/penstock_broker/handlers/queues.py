@@ -259,14 +259,16 @@ def purge(core: "Core", call: "Call", request: q.Purge) -> None:
 
 
 def peek(core: "Core", call: "Call", request: q.Peek) -> None:
-    """Look, without a lease."""
+    """Look, without a lease. Of a dead-letter queue, all that counts as ready: who looks there wants to see
+    what died, whoever of its message group died before it."""
     check_between("limit", request.limit, 1, limits.RECEIVE_MESSAGES_MAX)
     if request.state not in looking.NAMED:
         raise Invalid(f"state={request.state!r} is not allowed", hint=f"allowed: {', '.join(looking.NAMED)}")
     queue = core.queue(request.queue)
     state = looking.NAMED[request.state]
     queue = next((lane for lane in queue.lanes if lane.count(state)), queue)
-    runs = _peeked(queue, state, request.limit)
+    with_held = core.registry.takes_dead_letters(request.queue)
+    runs = _peeked(queue, state, request.limit, with_held=with_held)
     if not runs:
         core.answer(call, q.Delivery(0, b""))
         return
@@ -277,10 +279,10 @@ def peek(core: "Core", call: "Call", request: q.Peek) -> None:
     core.answer_reading(call, Reading(queue.log, queue.partition, runs, finish, queue=queue))
 
 
-def _peeked(queue: Queue, state: State, limit: int) -> list[Run]:
+def _peeked(queue: Queue, state: State, limit: int, *, with_held: bool) -> list[Run]:
     runs: list[Run] = []
     size = limits.DELIVERY_BYTES_MAX
-    for first, messages, history in looking.ranges(queue, state, limit):
+    for first, messages, history in looking.ranges(queue, state, limit, with_held=with_held):
         fits, used = queue.log.fit(first, messages, size)
         if used > size and runs:
             break

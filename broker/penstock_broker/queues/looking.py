@@ -1,5 +1,7 @@
 """What can be seen of a queue's messages, without touching them."""
 
+from collections.abc import Iterator
+
 from penstock_broker.queues.histories import FIRST_TRY, FRESH, History
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
@@ -19,12 +21,16 @@ def plain_history(state: State) -> History:
     return FIRST_TRY if state is State.IN_FLIGHT else FRESH
 
 
-def ranges(queue: Queue, state: State, limit: int) -> list[tuple[int, int, History]]:
-    """Runs in a state, oldest first, at most `limit` messages, cut where histories differ."""
+def ranges(
+    queue: Queue, state: State, limit: int, *, with_held: bool = False
+) -> list[tuple[int, int, History]]:
+    """Runs in a state, oldest first, at most `limit` messages, cut where histories differ. `with_held`: what
+    is ready as counts have it, with messages behind others of their group."""
     plain = plain_history(state)
     runs = list(queue.states.ranges(state, limit))
     if state is State.READY:
-        runs += queue.states.ranges(State.SPECIAL, limit)
+        for more in (State.SPECIAL, State.HELD) if with_held else (State.SPECIAL,):
+            runs += queue.states.ranges(more, limit)
         fresh = queue.log.end - queue.states.cursor
         runs = sorted([*runs, (queue.states.cursor, fresh)] if fresh else runs)
     out = []
@@ -55,10 +61,40 @@ def unsettled_ranges(queue: Queue, limit: int | None = None) -> list[tuple[int, 
 
 
 def oldest_times(queue: Queue) -> dict[str, int]:
-    """State → append time (ms) of its oldest message."""
+    """State → append time (ms) of its oldest message. One that retention took while somebody has it has no
+    time any more, and does not count."""
     times = {}
     for name, state in NAMED.items():
-        first = ranges(queue, state, 1) if queue.count(state) else []
-        if first:
-            times[name] = queue.log.time(first[0][0])
+        first = min(_firsts(queue, state), default=None) if queue.count(state) else None
+        if first is not None:
+            times[name] = queue.log.time(first)
     return times
+
+
+def _firsts(queue: Queue, state: State) -> Iterator[int]:
+    """The first messages in that state that the log still has: of what is ready, one of each kind."""
+    states, start = queue.states, queue.log.start
+    for each in (State.READY, State.SPECIAL) if state is State.READY else (state,):
+        for first, messages in states.ranges(each, queue.log.end):
+            if first + messages > start:
+                yield max(first, start)
+                break
+    if state is State.READY and states.cursor < queue.log.end:
+        yield max(states.cursor, start)
+
+
+def throttled(queue: Queue) -> int:
+    """Message groups that are over their rate, and tenants of which more waits than their cap lets out."""
+    groups, states = queue.indexes.groups, queue.states
+    most = groups.rules.concurrency if groups.rules.fair else None
+    if most is None or not states.counts[State.HELD]:
+        return groups.throttled
+    full = {group for group in map(groups.of.get, groups.out) if group is not None and group.out >= most}
+    capped = [
+        group
+        for group in full
+        if not group.is_job
+        and not group.parked
+        and any(groups.of.get(each) is group and states.state(each) == State.HELD for each in group.waiting)
+    ]
+    return groups.throttled + len(capped)
