@@ -16,6 +16,7 @@ from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.topics.partition import Partition
 from penstock_protocol.batch import BatchView
 from penstock_protocol.errors import Busy, Closing, Conflict, Invalid, QueueFull, Stale
+from penstock_protocol.limits import INT_MAX
 from penstock_protocol.messages.queues import Confirm
 
 if TYPE_CHECKING:
@@ -160,14 +161,15 @@ class Publishing:
 
     def _make_room(self, queue: Queue, more: int, size: int, admission: Admission, now: Now) -> Admission:
         """The oldest messages go for so many more. Raises `QueueFull` if that does not help."""
-        runs = oldest(queue, more, size, admission.gone)
+        drops = queue.policy.overflow == "drop_oldest"
+        dead = None if drops else self._core.registry.queues.get(queue.policy.dead_letter or "")
+        runs = oldest(queue, more, size, admission.gone, INT_MAX if dead is None else dead.room[0])
         if not runs:
             return admission
         messages = sum(count for _, count in runs)
-        if queue.policy.overflow == "drop_oldest":
+        if drops:
             queue.counters["dropped"] += messages
             return admission._replace(settles=(*admission.settles, queue.settle_part(runs, Settled.PURGED)))
-        dead = self._core.registry.queues.get(queue.policy.dead_letter or "")
         if dead is not None and messages > dead.room[0]:
             raise QueueFull(f"queue {queue.name!r} is full, and so is its dead-letter queue {dead.name!r}")
         queue.seize(runs)

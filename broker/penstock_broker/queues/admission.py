@@ -17,12 +17,15 @@ from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.traits import Texts, Traits
 from penstock_broker.storage import entries
 from penstock_broker.storage.entries import Part
+from penstock_broker.storage.log import Young
 from penstock_protocol.batch import BatchView, OnConflict
 from penstock_protocol.errors import Conflict, QueueFull
 from penstock_protocol.slices import Exceptional, Status, encode_exceptions
 
 FAIR_COMMON = ""
 """The tenant of messages without a message group."""
+BEYOND_MAX = 1_000
+"""Messages that one publish pushes out more than it needs, where limits were lowered: the loop goes on."""
 
 
 def admit(queue: Queue, batch: BatchView, now: int, run: str | None = None) -> Admission:
@@ -170,22 +173,46 @@ def _settles(queue: Queue, exceptions: dict[int, Exceptional], replaced: list[in
     return settles
 
 
-def oldest(queue: Queue, messages: int, size: int, gone: Container[int]) -> list[tuple[int, int]]:
-    """The oldest runs that have to go so that so much more has room, but for what is `gone` anyway. What is
-    in flight stays. Raises `QueueFull` if that is not enough."""
+def oldest(queue: Queue, messages: int, size: int, gone: Container[int], most: int) -> list[tuple[int, int]]:
+    """The oldest runs that have to go so that so much more has room, but for what is `gone` anyway; and some
+    of what is beyond limits that were lowered, as long as that is not more than `most` in all. What is in
+    flight stays. Raises `QueueFull` if that is not enough."""
     room, room_bytes = queue.room
     missing, missing_bytes = messages - room, size - room_bytes
+    over, below = _beyond(queue, size)
     out: list[tuple[int, int]] = []
-    for first, found in _but_for(unsettled_ranges(queue), gone) if missing > 0 or missing_bytes > 0 else ():
+    wanted = missing > 0 or missing_bytes > 0 or over or below
+    for first, found in _but_for(unsettled_ranges(queue), gone) if wanted else ():
         while found and (missing > 0 or missing_bytes > 0):
             some, used = queue.log.fit(first, found, max(missing_bytes, 1))
             some = max(some, min(found, missing))
             out.append((first, some))
-            missing, missing_bytes = missing - some, missing_bytes - max(used, 1)
+            missing, missing_bytes, most = missing - some, missing_bytes - max(used, 1), most - some
             first, found = first + some, found - some
+        more = min(found, max(over, below - first), most)
+        if more > 0:
+            out.append((first, more))
+            over, most = over - more, most - more
+        elif found:
+            break
     if missing > 0 or missing_bytes > 0:
         queue.check_room(messages, size)
     return out
+
+
+def _beyond(queue: Queue, size: int) -> tuple[int, int]:
+    """What a queue holds more than its limits, as they are now: how many messages, and below which offset
+    those lie that have to go so that `size` bytes more do not break them; settled ones, too, for a batch
+    counts until all of it is settled."""
+    policy, log = queue.policy, queue.log
+    over = 0 if policy.max_messages is None else min(max(0, queue.messages - policy.max_messages), BEYOND_MAX)
+    over_bytes = 0 if policy.max_bytes is None else log.size_bytes - policy.max_bytes
+    place = log.at(log.start) if over_bytes > 0 else None
+    if place is None:
+        return over, 0
+    begin = place.base if isinstance(place, Young) else place.first
+    fits, used = log.fit(begin, min(log.end - begin, BEYOND_MAX), over_bytes + size)
+    return over, begin + fits + (used < over_bytes + size)
 
 
 def _but_for(runs: Iterable[tuple[int, int]], gone: Container[int]) -> Iterable[tuple[int, int]]:
