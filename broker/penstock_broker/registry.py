@@ -304,7 +304,12 @@ class Registry:
 
     def takes_dead_letters(self, name: str) -> bool:
         """Some queue's messages go there when they are dead."""
-        return any(queue.policy.dead_letter == name for queue in self.queues.values())
+        return self.sends_dead_letters(name) is not None
+
+    def sends_dead_letters(self, name: str) -> str | None:
+        """The name of a queue whose messages go there when they are dead; None if there is none."""
+        senders = (queue.name for queue in self.queues.values() if queue.policy.dead_letter == name)
+        return next(senders, None)
 
     def topic(self, name: str) -> Topic:
         """The topic of that name. Raises `NotFound`."""

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from penstock_broker.catalogue import Item, check_name, part_for
 from penstock_broker.handlers.queues import check_between
-from penstock_broker.queues.looking import oldest_times
+from penstock_broker.queues.looking import oldest_times, throttled
 from penstock_broker.queues.outcomes import Settled
-from penstock_broker.queues.policy import DEAD_SUFFIX, Policy, check_cycle, policy_for
+from penstock_broker.queues.policy import DEAD_SUFFIX, Policy, check_cycle, check_over_topic, policy_for
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
 from penstock_broker.storage.entries import Kind, Part
@@ -34,11 +34,31 @@ def check_if_exists(value: str) -> None:
         raise Invalid(f"if_exists={value!r} is not allowed", hint=f"allowed: {', '.join(IF_EXISTS)}")
 
 
-def _check_dead_letter(core: "Core", name: str, policy: Policy) -> None:
-    """It is created on first need, so its name must be one; and its own dead letters may not come back."""
-    if policy.dead_letter is not None:
-        check_name(policy.dead_letter, derived=True)
-        check_cycle(name, policy, lambda other: _dead_letter_of(core, other))
+def _check_dead_letter(core: "Core", name: str, policy: Policy, before: str | None = None) -> None:
+    """It is created on first need, so its name must be one; its own dead letters may not come back; and it
+    takes messages, so it is over no topic. `before`: where dead letters go so far."""
+    if policy.dead_letter is None:
+        return
+    check_name(policy.dead_letter, derived=True)
+    check_cycle(name, policy, lambda other: _dead_letter_of(core, other))
+    target = core.registry.queues.get(policy.dead_letter)
+    if target is not None and target.borrowed and policy.dead_letter != before:
+        raise Invalid(
+            f"dead_letter={policy.dead_letter!r} is not allowed: that queue has the records of topic"
+            f" {target.policy.source!r}, and takes no others",
+            hint="name another queue with dead_letter=, without a source; it need not be there yet",
+        )
+
+
+def _check_source(core: "Core", name: str, source: str) -> None:
+    """Raises `Invalid` for a queue over a topic if dead letters go to that name."""
+    other = core.registry.sends_dead_letters(name)
+    if other is not None:
+        raise Invalid(
+            f"source={source!r} is not allowed: dead letters of queue {other!r} go to queue {name!r}, and one"
+            " over a topic takes no messages",
+            hint=f"choose another name, or alter dead_letter of {other!r} first",
+        )
 
 
 def _dead_letter_of(core: "Core", name: str) -> str | None:
@@ -65,6 +85,7 @@ def create_queue(core: "Core", call: "Call", request: q.CreateQueue) -> None:
     existing = core.registry.catalogue.get("queue", name)
     if existing is None:
         policy = policy_for(name, request.settings)
+        check_over_topic(policy, request.settings)
         _check_dead_letter(core, name, policy)
         core.engine.append(_creation(core, name, policy), wall=call.now.wall)
         core.lifetimes.claim(core.registry.queues[name], call.connection.session)
@@ -83,6 +104,7 @@ def _creation(core: "Core", name: str, policy: Policy) -> list[Part]:
     if policy.source is None:
         return [part_for(Kind.CREATE, Item("queue", name, core.new_uuid(), policy.as_map(), ()))]
     topic = core.registry.topic(policy.source)
+    _check_source(core, name, topic.name)
     if topic.policy.compacts:
         raise Invalid(
             f"topic {topic.name!r} is compacted: a queue over it would lose messages",
@@ -108,8 +130,9 @@ def alter_queue(core: "Core", call: "Call", request: q.AlterQueue) -> None:
 def _alter_queue(core: "Core", name: str, settings: Mapping[str, Any], now: "Now") -> None:
     queue = core.registry.queue(name)
     policy = policy_for(name, settings, queue.policy)
-    _check_dead_letter(core, name, policy)
+    _check_dead_letter(core, name, policy, queue.policy.dead_letter)
     _check_alterable(queue, policy)
+    check_over_topic(policy, settings)
     if policy != queue.policy:
         item = core.registry.catalogue.items("queue")[name]._replace(settings=policy.as_map())
         core.engine.append([part_for(Kind.ALTER, item)], wall=now.wall)
@@ -169,7 +192,7 @@ def _queue(core: "Core", queue: Queue, now: "Now", *, created: bool = False) -> 
         "oldest_age": None if oldest is None else max(0, now.wall - oldest) / 1000,
         "bytes": sum(lane.log.size_bytes for lane in lanes),
         "blocked_groups": queue.indexes.groups.blocked,
-        "throttled_tenants": queue.indexes.groups.throttled,
+        "throttled_tenants": throttled(queue),
     }
     return {
         "name": queue.name,

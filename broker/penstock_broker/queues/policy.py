@@ -4,18 +4,20 @@ One table. What a client sends is a map of names to wire values (times in ms, si
 unlimited); a queue holds a `Policy` with every value filled in.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock_broker import durability
 from penstock_broker.checks import Check, checked, choice, flag, integer, number, or_none
 from penstock_protocol.errors import Invalid
 from penstock_protocol.limits import (
+    DEDUP_WINDOW_MS_MAX,
     DELAY_MS_MAX,
     FIELDS_ARRAY_MAX,
     INT_MAX,
+    LABEL_BYTES_MAX,
     NAME_CHARACTERS_MAX,
     VISIBILITY_MS_MAX,
 )
@@ -24,7 +26,6 @@ GIB = 1 << 30
 DEAD_SUFFIX = ".dead"
 
 
-DAY_MS = 86_400_000
 RATE_MAX = 1_000_000
 WEIGHTS_MAX = FIELDS_ARRAY_MAX // 2
 
@@ -39,9 +40,11 @@ def _weights() -> Check:
         if type(value) not in (tuple, list) or len(value) % 2 or len(value) > 2 * WEIGHTS_MAX:
             return False
         names, weights = value[::2], value[1::2]
-        return all(type(name) is str for name in names) and all(map(number(0.001, 1_000).holds, weights))
+        groups = all(type(name) is str and 0 < len(name.encode()) <= LABEL_BYTES_MAX for name in names)
+        return groups and all(map(number(0.001, 1_000).holds, weights))
 
-    return Check(holds, f"up to {WEIGHTS_MAX:,} pairs of a message group and a weight from 0.001 to 1,000")
+    what = f"a message group, text of 1 to {LABEL_BYTES_MAX} bytes, and a weight from 0.001 to 1,000"
+    return Check(holds, f"up to {WEIGHTS_MAX:,} pairs of {what}")
 
 
 SETTINGS: dict[str, Check] = {
@@ -60,7 +63,7 @@ SETTINGS: dict[str, Check] = {
     "delay": integer(0, DELAY_MS_MAX),  # SQS: DelaySeconds, up to 15 min
     "ttl": or_none(integer(1, DELAY_MS_MAX)),
     "on_expiry": choice("drop", "dead_letter"),
-    "dedup_window": integer(0, 7 * DAY_MS),  # SQS: 5 min, fixed
+    "dedup_window": integer(0, DEDUP_WINDOW_MS_MAX),  # SQS: 5 min, fixed
     "content_dedup": flag(),
     "job_scope": choice("done", "queued"),
     "priority_ageing": or_none(integer(1, DELAY_MS_MAX)),
@@ -188,6 +191,56 @@ def check_cycle(name: str, policy: Policy, dead_letter_of: Callable[[str], str |
         if after in path[:-1]:
             return  # a round that this queue is not part of
         after = dead_letter_of(after)
+
+
+class Unkept(NamedTuple):
+    """A setting that does nothing in a queue over a topic: why, what to do, and what holds there anyway."""
+
+    why: str
+    instead: str
+    anyway: tuple[Any, ...] = ()
+
+
+_ROOM = "what is produced to the topic is never refused for the queue's sake"
+_BOUND = "bound the topic, with retention or retention_bytes"
+_PLAIN = "a record has no message group, job key or priority"
+_OWN = "leave it out, or publish to a queue without a source"
+OVER_TOPIC: dict[str, Unkept] = {
+    "max_messages": Unkept(_ROOM, _BOUND, (None,)),
+    "max_bytes": Unkept(_ROOM, _BOUND, (None,)),
+    "overflow": Unkept(_ROOM, _BOUND),
+    "delay": Unkept("a record is there as soon as it is produced", _OWN),
+    "ttl": Unkept("a record expires when the topic's retention takes it", "set the topic's retention"),
+    "on_expiry": Unkept("what retention took cannot be dead-lettered any more", _OWN),
+    "dedup_window": Unkept("a record has no dedup id", "produce with a named producer", (0,)),
+    "content_dedup": Unkept("records that are alike are all kept", _OWN),
+    "job_scope": Unkept(_PLAIN, _OWN),
+    "priority_ageing": Unkept(_PLAIN, _OWN),
+    "fair": Unkept(_PLAIN, _OWN),
+    "group_concurrency": Unkept(_PLAIN, _OWN),
+    "group_failure": Unkept(_PLAIN, _OWN),
+    "group_weights": Unkept(_PLAIN, _OWN),
+    "group_rate": Unkept(_PLAIN, "limit the whole queue with rate"),
+    "keep_settled": Unkept(
+        "a settled record is there as long as the topic keeps it", "set the topic's retention"
+    ),
+}
+"""Their defaults may be said: who says them asks for nothing."""
+IN_MS = frozenset({"delay", "ttl", "dedup_window", "priority_ageing", "keep_settled"})
+
+
+def check_over_topic(policy: Policy, given: Iterable[str]) -> None:
+    """Raises `Invalid` for a setting that was given and cannot be kept, if the queue is over a topic."""
+    if policy.source is None:
+        return
+    plain = Policy()
+    for name in sorted(OVER_TOPIC.keys() & set(given)):
+        value, (why, instead, anyway) = getattr(policy, name), OVER_TOPIC[name]
+        if value != getattr(plain, name) and value not in anyway:
+            raise Invalid(
+                f"{name}={value!r}{' ms' * (name in IN_MS)} is not kept by a queue over a topic: {why}",
+                hint=instead,
+            )
 
 
 def default_settings(name: str) -> dict[str, Any]:
