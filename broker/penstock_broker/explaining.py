@@ -40,7 +40,7 @@ def explain(queue: Queue, offset: int, now: Now) -> Facts:
         _delayed(queue, offset, now, facts, reasons)
     elif state is State.WAITING:
         reasons.append(f"it is dead, and {_about_dead_letter(queue, offset)}")
-    _group(queue, offset, state, facts, reasons)
+    _group(queue, offset, state, now, facts, reasons)
     if state in (State.READY, State.SPECIAL, State.HELD):
         _limits(queue, now, reasons)
     if not reasons:
@@ -84,7 +84,7 @@ def _about_dead_letter(queue: Queue, offset: int) -> str:
     return f"the dead-letter queue {name!r} has no room"
 
 
-def _group(queue: Queue, offset: int, state: State, facts: Facts, reasons: list[str]) -> None:
+def _group(queue: Queue, offset: int, state: State, now: Now, facts: Facts, reasons: list[str]) -> None:
     groups = queue.indexes.groups
     group = groups.of.get(offset)
     if group is None:
@@ -100,7 +100,13 @@ def _group(queue: Queue, offset: int, state: State, facts: Facts, reasons: list[
             f" penstock queue resume {queue.name} --message-group {name}"
         )
     elif group.out:
-        reasons.append(f"{what} {name!r} has {group.out} out, the latest at offset {group.latest}")
+        failures = queue.histories.get(group.latest, FRESH).failures
+        ahead: list[str] = []
+        if group.latest in groups.delayed:
+            _delayed(queue, group.latest, now, {"failures": failures}, ahead)
+        failed = ahead and failures and group.out == 1
+        head = "waits for the message" if failed else f"has {group.out} out, the latest"
+        reasons.append(": ".join([f"{what} {name!r} {head} at offset {group.latest}", *ahead]))
     elif groups.rules.rate is not None:
         reasons.append(f"{what} {name!r} is over its rate of {groups.rules.rate:g} messages a second")
 
