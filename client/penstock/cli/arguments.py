@@ -4,6 +4,7 @@
     64KiB 8GiB               sizes; a plain number is bytes
     2026-12-01T08:00Z -1h    instants, or how long ago
     yes no                   switches
+    user=acme user:=42       headers: text, and what is no text
     acme=3,umbrella=0.5      weights
     none                     unlimited, where the setting allows it
 
@@ -16,6 +17,7 @@ import re
 import time
 from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias
 
@@ -139,6 +141,19 @@ def header(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise ArgumentTypeError(f"{text!r} is not a header: write it like trace=abc")
     return name, value
+
+
+def header_sought(text: str) -> tuple[str, str | int | float | bool]:
+    """One `name=text`, or `name:=value` with a number, true or false."""
+    name, _, value = utf8(text).partition("=")
+    if not name.endswith(":"):
+        return header(text)
+    if value in ("true", "false"):
+        return name[:-1], value == "true"
+    for read in (int, float):
+        with suppress(ValueError):
+            return name[:-1], read(value)
+    raise ArgumentTypeError(f"{text!r} is not a header: write it like user=acme, user:=42 or paid:=true")
 
 
 def unescaped(text: str) -> str:

@@ -6,7 +6,7 @@ What moves many counts first, prints the plan, and goes on as `confirm` says.
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from penstock.cli.arguments import about_size, count, duration, header, instant, number, utf8
+from penstock.cli.arguments import about_size, count, duration, header_sought, instant, number, utf8
 from penstock.cli.command import YES, Argument, Call, Command, Failure, Usage, argument, confirm, note
 from penstock.cli.messages import QUEUE, as_json
 from penstock.cli.output import instant_text
@@ -17,7 +17,13 @@ MOVABLE = ("ready", "delayed", "waiting")
 UNTIL = argument("--until", metavar="INSTANT", type=instant, help="enqueued before that, like -5m")
 WHICH: tuple[Argument, ...] = (
     argument("--id", metavar="ID", type=utf8, help="the message with that id"),
-    argument("-H", "--header", metavar="NAME=VALUE", type=header, help="messages with that header"),
+    argument(
+        "-H",
+        "--header",
+        metavar="NAME=VALUE",
+        type=header_sought,
+        help="messages with that header; NAME:=42 and NAME:=true are no text, but a number and a truth",
+    ),
     argument("--since", metavar="INSTANT", type=instant, help="enqueued then or later, like -1h"),
     UNTIL,
 )

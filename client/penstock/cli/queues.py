@@ -1,5 +1,6 @@
 """`penstock queue …`: what there is, with its settings and counts."""
 
+from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
 
@@ -53,7 +54,7 @@ SETTINGS = (
     Setting("rate", or_none(NUMBER), "deliveries a second (none)"),
     Setting("group_rate", or_none(NUMBER), "deliveries a second of each message group (none)"),
     Setting("expires", or_none(DURATION), "deleted when unused for that long (none)"),
-    Setting("exclusive", SWITCH, "goes with the session that made it (no)"),
+    Setting("exclusive", SWITCH, "goes with the session that made it: only programs can say yes (no)"),
     Setting("source", or_none(NAME), "the topic whose records are its messages; fixed once created (none)"),
     Setting("keep_settled", or_none(DURATION), "keep the bytes of settled messages that long (none)"),
     Setting("durability", or_none(NAME), "fsync, interval:50ms or os; none is the broker's (none)"),
@@ -100,15 +101,25 @@ def _row(queue: QueueDescription) -> tuple[object, ...]:
     return (queue.name, *counts, oldest, about_size(stats.bytes))
 
 
+def _settings_typed(options: Namespace) -> dict[str, Any]:
+    settings = settings_given(options, SETTINGS)
+    if settings.get("exclusive"):
+        raise Usage(
+            "--exclusive yes: such a queue goes with the session that made it, which ends with this command;"
+            " type --expires 1h, for one that goes when it is unused, or make it in the program that needs it"
+        )
+    return settings
+
+
 async def _create(call: Call) -> None:
     options = call.options
-    settings = settings_given(options, SETTINGS)
+    settings = _settings_typed(options)
     queue = await call.client.create_queue(options.queue, if_exists=options.if_exists, **settings)
     await _changed(call, await call.client.describe_queue(queue.name), "is ready")
 
 
 async def _alter(call: Call) -> None:
-    settings = settings_given(call.options, SETTINGS)
+    settings = _settings_typed(call.options)
     if not settings:
         raise Usage("nothing to change: add a setting, for instance --visibility-timeout 1m")
     await _changed(call, await call.client.alter_queue(call.options.queue, **settings), "is changed")

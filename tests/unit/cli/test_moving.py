@@ -154,3 +154,38 @@ async def test_find_says_what_to_look_for(said):
     assert out == "STATE  ATTEMPT  ENQUEUED  ID\n"
     ((_, _, options),) = client.queues["jobs"].asked
     assert (options["header"], options["limit"], options["until"]) == (("user", "42"), 5, None)
+
+
+HEADERS = {
+    "user=42": ("user", "42"),
+    "user:=42": ("user", 42),
+    "user:=-4.5": ("user", -4.5),
+    "paid:=true": ("paid", True),
+    "paid:=false": ("paid", False),
+    "note=a:=b": ("note", "a:=b"),
+}
+
+
+@pytest.mark.parametrize(("typed", "sought"), HEADERS.items(), ids=HEADERS)
+async def test_header_that_is_sought_is_text_or_what_is_no_text(said, typed, sought):
+    client = FakeClient(find=[])
+    await said(client, "queue", "find", "jobs", "-H", typed)
+    ((_, _, options),) = client.queues["jobs"].asked
+    assert options["header"] == sought
+    assert type(options["header"][1]) is type(sought[1])
+
+
+@pytest.mark.parametrize("typed", ["user", "=42", "user:=", "user:=acme", "user:=null"])
+async def test_header_that_cannot_be_sought_is_typed_wrong(said, typed):
+    client = FakeClient(find=[])
+    with pytest.raises(Usage, match="is not a header"):
+        await said(client, "queue", "find", "jobs", "-H", typed)
+    assert not client.queues
+
+
+@pytest.mark.parametrize("verb", ["create", "alter"])
+async def test_exclusive_queue_is_not_for_the_command_line(said, verb):
+    client = FakeClient()
+    with pytest.raises(Usage, match=r"goes with the session that made it.* type --expires 1h"):
+        await said(client, "queue", verb, "jobs", "--exclusive", "yes")
+    assert not client.asked
