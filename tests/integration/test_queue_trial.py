@@ -112,6 +112,10 @@ async def test_copy_that_is_looked_at_says_that_it_is_replayed(client: Client) -
     await jobs.replay(datetime.now(UTC) - timedelta(hours=1))
     (copy,) = await jobs.peek()
     assert copy.replayed
+    await jobs.enqueue("new")
+    assert [message.replayed for message in await jobs.peek()] == [True, False]
+    found = {each.message.offset: each.message.replayed for each in await jobs.find()}
+    assert found == {0: False, 1: True, 2: False}
 
 
 async def test_tenant_at_its_cap_counts_as_throttled(client: Client) -> None:

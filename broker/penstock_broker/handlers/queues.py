@@ -286,7 +286,8 @@ def _peeked(queue: Queue, state: State, limit: int, *, with_held: bool) -> list[
         fits, used = queue.log.fit(first, messages, size)
         if used > size and runs:
             break
-        runs.append(Run(first, fits, 0, 0, history.failures + 1, history.deliveries))
+        flags = looking.flags_of(queue, first)
+        runs.append(Run(first, fits, 0, 0, history.failures + 1, history.deliveries, flags))
         size -= used
         if fits < messages or size <= 0:
             break

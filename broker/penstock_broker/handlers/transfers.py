@@ -11,7 +11,7 @@ from penstock_broker.explaining import NAMES
 from penstock_broker.handlers.queues import check_between
 from penstock_broker.past import cells_of
 from penstock_broker.queues.histories import History
-from penstock_broker.queues.looking import plain_history
+from penstock_broker.queues.looking import flags_of, plain_history
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
@@ -231,7 +231,7 @@ def _slice(queue: Queue, match: Match) -> tuple[bytes, bytes]:
         messages=1,
         attempt=history.failures + 1,
         delivery=history.deliveries,
-        flags=0,
+        flags=flags_of(queue, match.offset),
         batch_length=len(data),
     )
     return encode_slice(stamps, crc_of(BatchView(data, verify=False).view)), data

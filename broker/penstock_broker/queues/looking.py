@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from penstock_broker.queues.histories import FIRST_TRY, FRESH, History
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
+from penstock_protocol.slices import REPLAYED
 
 NAMED = {
     "ready": State.READY,
@@ -36,9 +37,26 @@ def ranges(
     out = []
     for first, messages, history in queue.histories.runs(runs, plain):
         if limit > 0:
-            out.append((first, min(messages, limit), history))
+            shown = _alike(queue, first, min(messages, limit))
+            out += [(begin, count, history) for begin, count in shown]
         limit -= messages
     return out
+
+
+def _alike(queue: Queue, first: int, messages: int) -> Iterator[tuple[int, int]]:
+    """A run cut where messages that were replayed, and others, are neighbours."""
+    end = first + messages
+    if queue.indexes.replayed:
+        for offset in range(first + 1, end):
+            if flags_of(queue, offset) != flags_of(queue, first):
+                yield first, offset - first
+                first = offset
+    yield first, end - first
+
+
+def flags_of(queue: Queue, offset: int) -> int:
+    """Of the slice that shows a message."""
+    return REPLAYED if offset in queue.indexes.replayed else 0
 
 
 def unsettled_ranges(queue: Queue, limit: int | None = None) -> list[tuple[int, int]]:
