@@ -185,6 +185,12 @@ def test_what_is_made_up_for_is_left_out_too_while_the_one_before_is_not_done(
     assert again.core.registry.schedule("tick").runs == 2
 
 
+def test_so_many_of_the_last_runs_are_made_up_for_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timetable, "CATCH_UP_MAX", 7)
+    bench, _ = bench_with(every=MINUTE, catch_up="all")
+    assert counts(killed(bench, 20 * MINUTE)) == (7, 13)
+
+
 def test_runs_that_are_made_up_for_leave_the_loop_to_others_in_between() -> None:
     bench, _ = bench_with(every=1_000, catch_up="all")
     again = killed(bench, 35_000)
