@@ -21,7 +21,7 @@ FEATURES = (
     *("ttl", "priority", "message groups", "fair tenants", "dedup id", "job key", "overflow", "at most once"),
     *("progress of work", "dead-letter history", "cancel/reschedule", "move/redrive/replay", "reply"),
     *("schedules", "throw-away queues", "pause", "queue over a topic", "delivery rates"),
-    "group members",
+    *("group members", "named producers", "filters"),
 )
 FAULTS = (
     *("kill -9", "power cut", "restart", "torn write", "failed write/sync", "read error", "stalled disk"),

@@ -132,6 +132,15 @@ def lower_priority_came_first(s: Story) -> None:
 
 
 @bad("priority inversion")
+def lower_priority_came_first_where_nothing_had_expired_yet(s: Story) -> None:
+    s.features()
+    s.enqueue("b", "c", traits={"priority": 9, "ttl": 500.0})
+    s.enqueue("a", first=2, traits={"priority": 1})
+    s.receive(message("a", 2, 10, time=103.0, at=104.0))
+    s.receive(message("b", 0, 11, time=102.0, at=106.0))
+
+
+@bad("priority inversion")
 def plain_message_came_before_one_with_priority(s: Story) -> None:
     s.features()
     s.enqueue("b", traits={"priority": 5})

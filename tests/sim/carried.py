@@ -3,10 +3,14 @@ them it has seen over which kind of death."""
 
 from collections.abc import Callable, Iterator
 
+from tests.sim.members import PICKERS
+from tests.sim.streams import PICKED
+
 from penstock_broker.core import Core
 from penstock_broker.queues.message_groups import JOB_PREFIX
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
+from penstock_protocol.limits import LISTING_MAX
 
 DEATHS = ("clean stop", "kill", "power cut", "crash during recovery")
 
@@ -40,13 +44,31 @@ CARRIED: dict[str, Callable[[Queue], object]] = {
 }
 
 
+def _fenced(core: Core) -> bool:
+    """Some name was opened more than once."""
+    items = core.registry.catalogue.page("producer", "", "", LISTING_MAX)[0]
+    return any(item.settings["epoch"] > 1 for item in items)
+
+
+def _picked(core: Core) -> bool:
+    """A group with a filter stored how far it is."""
+    groups = filter(None, map(core.registry.groups.get, (PICKED, PICKERS)))
+    return any(committed.offset for group in groups for committed in group.offsets.values())
+
+
+OF_NODES: dict[str, Callable[[Core], object]] = {
+    "schedule": lambda core: core.registry.schedules,
+    "fenced producer": _fenced,
+    "filtered group": _picked,
+}
+
+
 def carried(core: Core) -> Iterator[str]:
     """The features of which something was there when that life began."""
     queues = list(core.registry.lanes())
     yield from (what for what, has in CARRIED.items() if any(map(has, queues)))
-    if core.registry.schedules:
-        yield "schedule"
+    yield from (what for what, has in OF_NODES.items() if has(core))
 
 
-OVER_DEATHS = tuple(f"{what} over {death}" for what in (*CARRIED, "schedule") for death in DEATHS)
+OVER_DEATHS = tuple(f"{what} over {death}" for what in (*CARRIED, *OF_NODES) for death in DEATHS)
 """What a range of seeds must have seen."""

@@ -20,8 +20,9 @@ from tests.sim import (
     queue_rules,
     rate_rules,
     source_rules,
+    stream_rules,
 )
-from tests.sim.evidence import Group, Place, World
+from tests.sim.evidence import Group, Place, Producer, World
 from tests.sim.history import Record, load
 from tests.sim.journeys import Journeys
 
@@ -81,6 +82,10 @@ LOG_RULES: Rules = {
     "poll skip": log_rules.poll_skip,
     "withheld": log_rules.withheld,
     "end moved back": log_rules.end_moved_back,
+    "sequence": stream_rules.sequence,
+    "unfit": stream_rules.unfit,
+    "out of place": stream_rules.out_of_place,
+    "filtered out": stream_rules.filtered_out,
 }
 GROUP_RULES: Rules = {
     "stale offset": log_rules.stale_offset,
@@ -88,6 +93,11 @@ GROUP_RULES: Rules = {
     "over-end offset": log_rules.over_end_offset,
     "fenced commit accepted": log_rules.fenced_commit_accepted,
     "passed over": log_rules.passed_over,
+}
+PRODUCER_RULES: Rules = {
+    "fenced append": stream_rules.fenced_append,
+    "shared id": stream_rules.shared_id,
+    "fenced for nothing": stream_rules.fenced_for_nothing,
 }
 
 
@@ -103,11 +113,12 @@ def check(records: Iterable[Record]) -> list[Anomaly]:
     """Every anomaly of a history."""
     world = World(records)
     journeys = Journeys(world)
-    places: list[tuple[Rules, Place | Group | Journeys]] = [
+    places: list[tuple[Rules, Place | Group | Journeys | Producer]] = [
         *([(JOURNEY_RULES, journeys)] if journeys.queues else ()),
         *((QUEUE_RULES, queue) for queue in world.queues.values()),
         *((LOG_RULES, log) for log in world.logs.values()),
         *((GROUP_RULES, group) for group in world.groups),
+        *((PRODUCER_RULES, producer) for producer in world.producers),
     ]
     return [
         Anomaly(name, place.name, what)

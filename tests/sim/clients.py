@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
-from tests.sim.features import Traits, encoded, traits_of
+from tests.sim.features import Traits, encoded, record_traits, traits_of
 from tests.sim.history import LANE, Record, Recorder, payload, value_of
 from tests.sim.net import Link
 from tests.sim.places import Place
@@ -20,6 +20,7 @@ from tests.sim.places import Place
 from penstock_broker.outputs import Send
 from penstock_protocol.batch import BatchView, Kind
 from penstock_protocol.errors import Busy, Closing, Error, NotFound, SequenceGap, Stale
+from penstock_protocol.limits import PRODUCER_ID_NAMED_MIN
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
@@ -28,6 +29,7 @@ from penstock_protocol.slices import REDELIVERED, REPLAYED, Range, Slice, decode
 if TYPE_CHECKING:
     from tests.sim.members import Member
     from tests.sim.world import World
+    from tests.sim.writers import Writer
 
 CLOCK_MS = 1
 """How exactly a duration can be known: the broker's clock has that step."""
@@ -103,15 +105,20 @@ class Client:
         self.link: Link | None = None
         self.welcome: s.Welcome | None = None
         self.held: list[Held] = []
-        self.streams: dict[Place, Stream] = {}
+        self.streams: dict[tuple[Place, int], Stream] = {}
+        """By the id of the producer, too: those of one that is fenced go on."""
         self.subscriptions: dict[int, Place] = {}
         self.settling: set[int] = set()
         """Numbers of subscriptions whose messages are settled when they are pushed."""
         self.known: deque[Known] = deque(maxlen=KNOWN_MAX)
         """Messages that it enqueued, or got as records of a topic, where that may matter."""
         self.positions: dict[Place, int] = {}
+        self.selected: dict[tuple[Place, int], int] = {}
+        """The same of each filter."""
         self.member: Member | None = None
         """Of the group whose partitions the broker shares out."""
+        self.writers: dict[str, Writer] = {}
+        """By the name that it opened, or wants to."""
         self._asks: dict[int, Ask] = {}
         self._correlation = 0
         self._values = 0
@@ -219,13 +226,16 @@ class Client:
         size = random.choice(self.world.plan.body_bytes)
         words, wall = self.world.features.words_of(place.name), self.world.clock.now().wall
         traits = [traits_of(random, words, wall) if words else {} for _ in values]
+        if place.sort == "log" and self.world.streams.filtered:
+            traits = [record_traits(random) for _ in values]
         return Batch(values, [payload(value, size) for value in values], traits)
 
-    def publish(self, place: Place) -> None:
-        """Publish in the stream to that place."""
-        stream = self.streams.get(place)
+    def publish(self, place: Place, producer_id: int | None = None) -> None:
+        """Publish in the stream to that place: of the client, or of a producer with a name."""
+        id = self._producer_id if producer_id is None else producer_id
+        stream = self.streams.get((place, id))
         if stream is None:
-            stream = self.streams[place] = Stream(self, place, self._producer_id)
+            stream = self.streams[place, id] = Stream(self, place, id)
         stream.add(self.new_batch(place))
 
     def publish_once(self, place: Place) -> None:
@@ -341,6 +351,7 @@ class Stream:
         self._producer_id = producer_id
         self._confirmed = 0
         self._unresolved: list[Batch] = []
+        self._named = producer_id >= PRODUCER_ID_NAMED_MIN
         self._resting = False
         """The node was busy: nothing is sent for a while."""
 
@@ -374,7 +385,7 @@ class Stream:
         def begin() -> None:
             batch.sent_in = batch.sent_in or client.world.node.life + 1
             if batch.op is None:
-                fields = {place.sort: place.label, **batch.asked}
+                fields = {place.sort: place.label, "producer": self._producer_id, **batch.asked}
                 batch.op = client.recorder.invoke(f, **fields)
 
         request = publish_request(place, encoded(batch.bodies, batch.traits, self._producer_id, number))
@@ -393,9 +404,10 @@ class Stream:
             self._resting = True
             client.world.after(BUSY_MS, self._rested)
             return
-        elif isinstance(reply, Stale | NotFound):
+        elif isinstance(reply, NotFound) or (isinstance(reply, Stale) and not self._named):
             raise AssertionError(f"{batch.values} to {self._place}: {reply}")
         elif isinstance(reply, Error):
+            client.world.met("producer fenced", when=isinstance(reply, Stale))
             client.world.met(f"refused: {type(reply).__name__}")
             client.recorder.refused(batch.op, type(reply).__name__)
             self._unresolved.remove(batch)
@@ -405,6 +417,8 @@ class Stream:
             again = reply.duplicate and batch.sent_in != client.world.node.life + 1
             client.world.met("dedup hit after restart", when=again)
             client.world.met("dedup hit", when=reply.duplicate)
+            fenced = client.world.node.core.registry.named.fences(self._producer_id)
+            client.world.met("fenced producer told of what it did", when=reply.duplicate and fenced)
             client.recorder.ok(batch.op, **client.confirmed(self._place, reply))
         client.world.soon(1, self._pump)
 

@@ -313,6 +313,16 @@ class Group(NamedTuple):
     polls: list[Op]
 
 
+class Producer(NamedTuple):
+    """A name to produce under: who opened it and who deleted it; and by the id of an opening what was
+    published under it, each with the place it went to."""
+
+    name: str
+    opens: list[Op]
+    deletes: list[Op]
+    published: Mapping[int, list[tuple[Place, Op]]]
+
+
 class World:
     """The whole history."""
 
@@ -328,6 +338,7 @@ class World:
         """Somebody's connection was lost, and the broker had not heard of it."""
         self.jumps: list[tuple[float, float]] = []
         self.groups: list[Group] = []
+        self.producers: list[Producer] = []
         self.transfers: list[Op] = []
         """Those that may have moved or copied something."""
         self.schedules: dict[str, Op] = {}
@@ -354,6 +365,7 @@ class World:
                 if (queue.settings.get("special") or {}).get("source") == log.name.rpartition("/")[0]:
                     queue.read(log)
         self._sort_groups([op for op in ops if "group" in op.asked])
+        self._sort_producers([op for op in ops if op.f in ("open", "unname")])
 
     def queue(self, name: str) -> Queue:
         """The queue of that name."""
@@ -418,7 +430,19 @@ class World:
         for name, log in sorted({(name, log) for name, log, _ in of if log}):
             joins = of[name, "", "generation"] + of[name, log, "generation"]
             commits, reads, polls = (of[name, log, f] for f in ("commit", "committed", "poll"))
+            polls += of[name, log, "select"]
             self.groups.append(Group(f"{name} on {log}", self.log(log), commits, reads, joins, polls))
+
+    def _sort_producers(self, ops: list[Op]) -> None:
+        published: dict[int, list[tuple[Place, Op]]] = defaultdict(list)
+        for place in (*self.logs.values(), *self.queues.values()):
+            for op in (op for f in ("enqueue", "produce") for op in place.ops[f] if "producer" in op.asked):
+                published[op.asked["producer"]].append((place, op))
+        for name in sorted({op.asked["name"] for op in ops}):
+            opens, deletes = (
+                [op for op in ops if op.f == f and op.asked["name"] == name] for f in ("open", "unname")
+            )
+            self.producers.append(Producer(name, opens, deletes, published))
 
 
 def fell(times: list[float], start: float, end: float) -> bool:

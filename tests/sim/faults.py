@@ -28,6 +28,8 @@ KIB = 1024
 DAY_MS = 86_400_000
 JUMPS_MS = (1_000, 60_000, DAY_MS, 3_650 * DAY_MS)
 NEVER = 0
+ROOM_BYTES = 1 << 20
+"""What a node needs to be emptied, whatever filled its disk."""
 
 SIZES: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
     (states, "PAGE", (4, 64, 4096)),
@@ -147,9 +149,12 @@ class Faults:
                 world.soon(rate, self._again, rate, act)
 
     def end(self) -> None:
-        """Nothing goes wrong any more."""
+        """Nothing goes wrong any more; whoever looks after a disk that is full adds something to it."""
         self._on = False
-        self._world.node.disk.taken = 0
+        disk = self._world.node.disk
+        disk.taken = 0
+        if disk.free < ROOM_BYTES:
+            disk.capacity += ROOM_BYTES
 
     def _again(self, rate: int, act: Any) -> None:
         if self._on:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate, pairwise
 from typing import Any
 
-from tests.sim.evidence import Append, Delivery, Queue, maybe_away
+from tests.sim.evidence import Append, Delivery, Queue, fell, maybe_away
 from tests.sim.history import NEVER
 from tests.sim.queue_rules import leased_until
 
@@ -128,7 +128,8 @@ def grouped(queue: Queue) -> dict[str, list[Delivery]]:
 
 def priority_inversion(queue: Queue) -> Iterator[str]:
     """Handed out while one that goes before it was ready: it had been appended, nothing held it back, and its
-    first hand-out in that life came later. Who was lost meanwhile may have had it in between."""
+    first hand-out in that life came later. Who was lost meanwhile may have had it in between, or it was about
+    to be sent together with one that expired on the way: then all of them wait again."""
     settings = queue.special
     if settings is None or settings["fair"] or settings["priority_ageing"]:
         return
@@ -144,8 +145,22 @@ def priority_inversion(queue: Queue) -> Iterator[str]:
             passed = latest(delivery.at) if latest is not None and delivery.at is not None else None
             if passed is None or passed.token < delivery.token:
                 continue
-            if not maybe_away(queue, passed):
+            if not maybe_away(queue, passed) and not maybe_undone(queue, passed):
                 yield f"{delivery.value} came under {delivery.token}, before {passed.value}"
+
+
+def maybe_undone(queue: Queue, first: Delivery) -> bool:
+    """Something else of the queue may have expired between its append and that hand-out."""
+    since, until = queue.enqueued_at(first), first.end
+    lives = (queue.special or {})["ttl"]
+    for append in queue.appends:
+        left = min((ttl for ttl in (append.traits.get("ttl"), lives) if ttl is not None), default=None)
+        if left is None or not append.op.possible or append.value == first.value:
+            continue
+        jumped = any(append.op.start <= at <= until for at, _ in queue.world.jumps)
+        if jumped or (append.op.start + left <= until and since <= append.op.end + left):
+            return True
+    return False
 
 
 def rank(queue: Queue, delivery: Delivery) -> int:
@@ -226,7 +241,8 @@ def _alike(one: Append, other: Append) -> bool:
 
 
 def job_key(queue: Queue) -> Iterator[str]:
-    """Two live messages with one key, though the later one wanted none beside it."""
+    """Two live messages with one key, though the later one wanted none beside it. One that was sent again
+    in another life, whose clock may have fallen behind, cannot be told from an earlier one."""
     by_key: dict[str, list[tuple[int, float, Append, list[Delivery]]]] = defaultdict(list)
     for handouts in queue.handouts if queue.special is not None else ():
         append = at_home(queue, handouts[0])
@@ -238,7 +254,9 @@ def job_key(queue: Queue) -> Iterator[str]:
         entries.sort(key=lambda entry: entry[0])
         for index, (_, time, append, _) in enumerate(entries):
             wish = append.traits["conflict"]
-            for _, _, other, handouts in entries[:index] if wish != "run_after" else ():
+            again = fell(queue.world.crashes, append.op.start, append.op.end)
+            behind = again and queue.world.stood(append.op.start)
+            for _, _, other, handouts in entries[:index] if wish != "run_after" and not behind else ():
                 if _is_beside(queue, handouts, time, was_queued=wish == "replace" or not until_done):
                     yield f"{append.value} was taken beside {other.value} with the key {key}"
 

@@ -21,8 +21,10 @@ from penstock_protocol.batch import BatchBuilder, Kind, OnConflict
 
 Traits = dict[str, Any]
 """Of one message, as the history has them: delay, at, ttl (in seconds), priority, group, dedup, job, and
-what it wants on a conflict."""
+what it wants on a conflict; of a record key and headers."""
 
+KEYS = ("eu.1", "eu.2", "us.1", "us.2", None)
+HEADERS = ({"type": "order", "n": 1}, {"type": "refund", "n": 2}, {"type": "refund"}, None)
 WORDS = (
     *("delay", "ttl", "priority", "groups", "fair", "dedup", "jobs", "overflow", "once", "checkpoint"),
     *("transfer", "replay", "reply", "schedule", "pause"),
@@ -33,6 +35,11 @@ SOURCES_MAX = 3
 TOPIC = "t"
 WORDS_MIN, WORDS_MAX = 2, 7
 YEARS_MS = 3_000 * 86_400_000
+CELLS = (
+    *(("key", Kind.KEY), ("headers", Kind.HEADERS)),
+    *(("group", Kind.MESSAGE_GROUP), ("dedup", Kind.DEDUP_ID), ("job", Kind.JOB_KEY)),
+)
+"""Traits that are msgpack values in a batch."""
 SIZES: tuple[tuple[Any, str, tuple[int, ...]], ...] = (
     (timetable, "CATCH_UP_MAX", (3, 20)),
     (timetable, "LATE_MS", (300, 60_000)),
@@ -189,6 +196,12 @@ def traits_of(random: Random, words: frozenset[str], wall: int) -> Traits:
     return traits
 
 
+def record_traits(random: Random) -> Traits:
+    """The key and the headers of one record."""
+    found = {"key": random.choice(KEYS), "headers": random.choice(HEADERS)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def cells(traits: Traits) -> list[tuple[Kind, bytes | int]]:
     """The columns of a message with these traits."""
     out: list[tuple[Kind, bytes | int]] = []
@@ -197,7 +210,7 @@ def cells(traits: Traits) -> list[tuple[Kind, bytes | int]]:
             out.append((kind, round(traits[name] * 1000)))
     if "priority" in traits:
         out.append((Kind.PRIORITY, traits["priority"]))
-    for name, kind in (("group", Kind.MESSAGE_GROUP), ("dedup", Kind.DEDUP_ID), ("job", Kind.JOB_KEY)):
+    for name, kind in CELLS:
         if name in traits:
             out.append((kind, msgpack.packb(traits[name])))
     if "conflict" in traits:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tests.sim.clients import Client, records_of
 from tests.sim.members import Member, Reading
 from tests.sim.places import Place
+from tests.sim.streams import PICKED
 from tests.sim.workload import stale_of
 
 from penstock_broker.queues.queue import Queue
@@ -29,6 +30,8 @@ ROUNDS_MAX = 400
 ROUND_MS = 200
 LATER_ROUND_MS = 5_000
 """The retry curve of a queue that nobody configured goes up to five minutes."""
+MEMBERSHIPS_MAX = 20
+"""Of the last member: who comes to its beats too late has to join again."""
 RECEIVES_MAX = 100
 """In a row, from one queue."""
 LEASE_MS = 60_000
@@ -36,7 +39,7 @@ PATIENT_ROUNDS = 100
 LEAP_MS = 12_000 * 86_400_000
 """More than any clock can have been set back, and any delay."""
 REPLY_MS = 60_000
-GROUPS = ("g", "h")
+GROUPS = ("g", "h", PICKED)
 
 
 class Drain:
@@ -168,21 +171,42 @@ class Drain:
         self._client.recorder.note("drained", log=place.label)
 
     def _read_on_as_a_member(self) -> None:
-        """The last member of the group is given everything, and reads what the others left."""
+        """The last member of the group is given everything, and reads what the others left: until nothing is
+        left of any partition, be it that the rest is not for it."""
         if not self._world.places.alive("log"):
             return
         member = self._client.member = Member(self._client)
-        member.join()
-        self._until(lambda: bool(member.reading))
+        for _ in range(MEMBERSHIPS_MAX):
+            if not member.joined:
+                member.join()
+                self._until(lambda: bool(member.reading))
+            self._read_and_commit(member)
+            if not any(self._lags(member).values()):
+                return
+        raise AssertionError(f"{member.group} is behind for ever: {self._lags(member)}")
+
+    def _read_and_commit(self, member: Member) -> None:
         for place, reading in member.reading.items():
-            self._until_free(member.find_position, place, reading)
+            self._until_free(member, member.find_position, place)
             end = self._world.node.core.registry.topics[place.name].partitions[place.number].log.end
             while reading.position != end:
-                self._until_free(member.fetch, place, reading)
+                self._until_free(member, member.fetch, place)
             member.commit_of(place)
         self._wait(ROUND_MS)
+        member.beat()
 
-    def _until_free(self, ask: Callable[[Place, Reading], None], place: Place, reading: Reading) -> None:
+    def _lags(self, member: Member) -> dict[tuple[str, int], int]:
+        """By partition, as the broker says; -1 where nothing is stored."""
+        found: list[Any] = []
+        self._client.ask(t.DescribeGroup(member.group), found.append)
+        self._until(lambda: bool(found))
+        rows = [] if isinstance(found[0], Error) else unpack_document(found[0].payload)["partitions"]
+        lags = {(row["topic"], row["partition"]): row["lag"] for row in rows}
+        return {key: lags.get(key, -1) for key in ((place.name, place.number) for place in member.reading)}
+
+    def _until_free(self, member: Member, ask: Callable[[Place, Reading], None], place: Place) -> None:
+        member.beat()
+        reading = member.reading[place]
         reading.asking = self._client.link
         ask(place, reading)
         self._until(lambda: reading.asking is None)

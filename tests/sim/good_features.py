@@ -93,6 +93,15 @@ def priority_of_what_came_later_or_had_to_wait_does_not_count(s: Story) -> None:
 
 
 @good
+def priority_of_what_was_about_to_be_sent_with_one_that_expired(s: Story) -> None:
+    s.features()
+    s.enqueue("b", "c", traits={"priority": 9, "ttl": 5.0})
+    s.enqueue("a", first=2, traits={"priority": 1})
+    s.receive(message("a", 2, 10, time=103.0, at=104.0))
+    s.receive(message("b", 0, 11, time=102.0, at=106.0))
+
+
+@good
 def priority_of_what_somebody_lost_may_have_had(s: Story) -> None:
     s.features()
     s.enqueue("b", traits={"priority": 9})
@@ -100,6 +109,19 @@ def priority_of_what_somebody_lost_may_have_had(s: Story) -> None:
     s.note("disconnect", by="lost")
     s.receive(message("a", 1, 10, time=101.0, at=102.0))
     s.receive(message("b", 0, 11, time=100.0, at=103.0))
+
+
+@good
+def job_was_sent_again_in_a_life_whose_clock_had_fallen_behind(s: Story) -> None:
+    s.features(job_scope="queued")
+    s.note("clock", jump=-100.0)
+    job = {"job": "j", "conflict": "replace"}
+    s.enqueue("a", traits=job)
+    op = s.by("p").invoke("enqueue", queue="q", values=["b"], traits=[job])
+    s.receive(message("a", 0, 10, time=100.0, at=104.0))
+    s.note("crash")
+    s.by("p").ok(op, first=1)
+    s.receive(message("b", 1, 20, time=103.0, at=105.0, redelivered=True))
 
 
 @good

@@ -39,12 +39,18 @@ partition times 2^48, and the offset there.
                                                    expired, purged, duplicate, moved (all ever)
     produce      log, values                       first
     fetch        log, offset                       records, end; may have start (what is kept begins there)
+    select       log, offset, where (its filter);  records, start, end, next (where to go on)
+                 may have group, assignment
     poll         log, group, assignment            records (in an assignment each goes on from the last)
     end          log                               end (the offset to be written next)
     commit       log, group, offset, generation    (0: explicit partitions)
     committed    log, group                        offset or null
     generation   group; may have log               generation (in which the process was told that it is a
                                                    member, or may read that partition)
+
+    open         name (of a producer)              producer (its id from now on), epoch (of its name's
+                                                   openings, until it is deleted)
+    unname       name (deleted)
 
     note         says
     settings     queue and max_attempts, max_deliveries, dead_letter, lease, backoff (the longest delay
@@ -70,6 +76,9 @@ partition times 2^48, and the offset there.
 `messages` of a delivery are objects: value, offset, token, attempt, delivery, redelivered, lease;
 `messages` and `stale` of a settle are [offset, token] pairs; `records` are [offset, value] pairs. Durations
 are seconds; max_attempts, max_deliveries and dead_letter may be null.
+
+`enqueue` and `produce` may have producer: the id whose stream of publishes they belong to. A record may have
+traits: key, and headers.
 
 Of queues with features, more is told. `enqueue` may have traits, an object per value: delay, at, ttl,
 priority, group, dedup, job, conflict; its ok may have exceptions: [number of the value, 1 duplicate or 2

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from tests.sim.evidence import Group, Log, peak_before
 from tests.sim.history import NEVER, Op
+from tests.sim.stream_rules import fits
 
 
 def lost_write(log: Log) -> Iterator[str]:
@@ -60,15 +61,18 @@ def reads(log: Log) -> Iterator[tuple[str, int, int]]:
 
 
 def withheld(log: Log) -> Iterator[str]:
-    """A fetch from below the end got nothing."""
+    """A fetch from below the end got nothing; with a filter, not even where to go on."""
     for op in log.ops["fetch"]:
         if op.ok and not op.answer["records"] and op.asked["offset"] < log.end_known(op.start):
             yield f"{op.process} got nothing from {op.asked['offset']} on"
+    for op in log.ops["select"]:
+        if op.ok and op.answer["next"] <= op.asked["offset"] < log.end_known(op.start):
+            yield f"{op.process} was not sent on from {op.asked['offset']}"
 
 
 def end_moved_back(log: Log) -> Iterator[str]:
     """An end below what somebody knew before."""
-    for op in [*log.ops["fetch"], *log.ops["poll"], *log.ops["end"]]:
+    for op in (op for f in ("fetch", "poll", "select", "end") for op in log.ops[f]):
         if "end" in op.answer and op.answer["end"] < log.end_known(op.start):
             yield f"{op.process} was told {op.answer['end']} after {log.end_known(op.start):g}"
 
@@ -128,11 +132,13 @@ def fenced_commit_accepted(group: Group) -> Iterator[str]:
 
 
 def passed_over(group: Group) -> Iterator[str]:
-    """Members committed an offset, and none of them ever read a record before it."""
+    """Members committed an offset, and none of them ever read a record before it that they ask for."""
     if not group.polls:
         return
     read = {offset for op in group.polls for offset, _ in op.answer.get("records", ())}
     reached = max((op.asked["offset"] for op in group.commits if op.ok), default=0)
+    where = group.polls[0].asked.get("where", {})
     for value, offset in group.log.confirmed.items():
-        if group.log.start <= offset < reached and offset not in read:
+        wanted = fits(where, group.log.attempted[value].traits)
+        if group.log.start <= offset < reached and offset not in read and wanted:
             yield f"{value} at {offset}; {reached} is committed"

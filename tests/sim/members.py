@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tests.sim import streams
 from tests.sim.clients import Client, records_of
 from tests.sim.features import TOPIC
 from tests.sim.places import Place
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tests.sim.net import Link
 
 GROUP = "members"
+PICKERS = "pickers"
+"""The group where its members read with a filter."""
 ASSIGNORS = ("sticky", "sticky", "uniform", "range", "round_robin")
 RECORDS = (1, 10, 500)
 
@@ -28,9 +31,11 @@ RECORDS = (1, 10, 500)
 class Reading:
     """One partition, as long as it is the member's."""
 
-    def __init__(self, since: int) -> None:
+    def __init__(self, since: int, number: int) -> None:
         self.since = since
         """The generation in which it was told."""
+        self.number = number
+        """Of those of the member: it may be told twice in one generation, and begins anew."""
         self.position: int | None = None
         """Where to read on; None: nobody has said yet."""
         self.jumps = 0
@@ -45,6 +50,8 @@ class Member:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._random = client.world.random
+        self.where = client.world.streams.where
+        self.group = GROUP if self.where is None else PICKERS
         self.id = b""
         self.instance: str | None = None
         self.joined = False
@@ -52,6 +59,7 @@ class Member:
         self.done = 0
         self.assigned: set[Place] = set()
         self.reading: dict[Place, Reading] = {}
+        self._readings = 0
         self._beating: Link | None = None
 
     def act(self) -> None:
@@ -77,7 +85,7 @@ class Member:
             in_hand.setdefault(place.name, []).append(place.number)
         topics = self._random.choice(((TOPIC,), ("*",), (TOPIC, "#")))
         claims = memoryview(pack_document(in_hand)) if in_hand else memoryview(b"")
-        request = g.Join(GROUP, self.id, topics, self._random.choice(ASSIGNORS), self.instance, claims)
+        request = g.Join(self.group, self.id, topics, self._random.choice(ASSIGNORS), self.instance, claims)
         self._client.world.met("partitions claimed", when=bool(in_hand))
         self.reading.clear()
         self.done = 0
@@ -94,7 +102,7 @@ class Member:
         """A sign of life; one at a time waits for news."""
         if self._beating is None or self._beating is not self._client.link:
             self._beating = self._client.link
-            self._client.ask(g.Heartbeat(GROUP, self.id, self.told, self.done), self._heard)
+            self._client.ask(g.Heartbeat(self.group, self.id, self.told, self.done), self._heard)
 
     def _heard(self, reply: Any) -> None:
         self._beating = None
@@ -120,8 +128,9 @@ class Member:
         told = [(topic, number) for topic, numbers in document["partitions"].items() for number in numbers]
         self.assigned = {alive[each] for each in told if each in alive}
         for place in sorted(self.assigned - self.reading.keys(), key=lambda place: place.label):
-            self.reading[place] = Reading(self.told)
-            op = self._client.recorder.invoke("generation", group=GROUP, log=place.label)
+            self._readings += 1
+            self.reading[place] = Reading(self.told, self._readings)
+            op = self._client.recorder.invoke("generation", group=self.group, log=place.label)
             self._client.recorder.ok(op, generation=self.told)
 
     def carry_out(self) -> None:
@@ -137,7 +146,7 @@ class Member:
 
     def leave(self) -> None:
         """Everything is given up at once."""
-        self._client.ask(g.Leave(GROUP, self.id), lambda _: None)
+        self._client.ask(g.Leave(self.group, self.id), lambda _: None)
         self.joined = False
         self.reading.clear()
         if self.instance is None:
@@ -170,14 +179,18 @@ class Member:
             reading.position, reading.asking = found or 0, None
             return {"offset": found}
 
-        self._client.operate("committed", place, t.Offsets(GROUP, place.name), answer, group=GROUP)
+        request = t.Offsets(self.group, place.name)
+        self._client.operate("committed", place, request, answer, group=self.group)
 
     def fetch(self, place: Place, reading: Reading) -> None:
         """What comes next in that partition."""
-        assert reading.position is not None
+        since = reading.position
+        assert since is not None
 
         def answer(fetched: t.Fetched) -> dict[str, Any]:
             reading.position, reading.asking = fetched.next, None
+            if self.where is not None:
+                return streams.selected(self._client.world, fetched, since)
             return {"records": records_of(fetched), "end": fetched.end}
 
         def refused(error: Error) -> None:
@@ -187,16 +200,13 @@ class Member:
                 reading.jumps += 1
                 self._client.recorder.note("trimmed", log=place.label, start=reading.position)
 
+        assigned = {"group": self.group, "assignment": f"{reading.since}.{reading.number}.{reading.jumps}"}
+        if self.where is not None:
+            streams.ask(self._client, place, since, self.where, 0, answer, refused, **assigned)
+            return
         size, records = self._random.choice((1, 2_000, 1 << 20)), self._random.choice(RECORDS)
-        self._client.operate(
-            "poll",
-            place,
-            t.Fetch(place.name, place.number, reading.position, records, size, 0),
-            answer,
-            refused,
-            group=GROUP,
-            assignment=f"{reading.since}.{reading.jumps}",
-        )
+        request = t.Fetch(place.name, place.number, since, records, size, 0)
+        self._client.operate("poll", place, request, answer, refused, **assigned)
 
     def commit(self) -> None:
         """Store how far one partition is."""
@@ -215,10 +225,10 @@ class Member:
         self._client.operate(
             "commit",
             place,
-            t.Commit(GROUP, place.name, ((place.number, reading.position, ""),), self.id, self.told),
+            t.Commit(self.group, place.name, ((place.number, reading.position, ""),), self.id, self.told),
             lambda _: {},
             refused,
-            group=GROUP,
+            group=self.group,
             offset=reading.position,
             generation=reading.since,
         )

@@ -45,7 +45,7 @@ def simulate(seed: int, ops: int = OPS, history: Path | None = None) -> Result:
 
 
 def _run(world: World) -> None:
-    with bounds_set([*world.plan.sizes, *world.features.sizes]):
+    with bounds_set([*world.plan.sizes, *world.features.sizes, *world.streams.sizes]):
         world.start()
         faults = Faults(world)
         Workload(world)

@@ -103,8 +103,11 @@ class Story:
 
     # logs and groups
 
-    def produce(self, *values: str, first: int = 0, answer: str = "ok", log: str = "t/0") -> None:
-        self.op("produce", {"first": first} if answer == "ok" else answer, log=log, values=list(values))
+    def produce(
+        self, *values: str, first: int = 0, answer: str = "ok", log: str = "t/0", **asked: Any
+    ) -> None:
+        said: Record | str = {"first": first} if answer == "ok" else answer
+        self.op("produce", said, log=log, values=list(values), **asked)
 
     def fetch(
         self,

@@ -9,8 +9,16 @@ from tests.sim import (  # noqa: F401 they put their tales into BAD and GOOD
     good_features,
     good_histories,
     source_tales,
+    stream_tales,
 )
-from tests.sim.checker import GROUP_RULES, JOURNEY_RULES, LOG_RULES, QUEUE_RULES, check
+from tests.sim.checker import (
+    GROUP_RULES,
+    JOURNEY_RULES,
+    LOG_RULES,
+    PRODUCER_RULES,
+    QUEUE_RULES,
+    check,
+)
 from tests.sim.story import BAD, GOOD, Story, Tale, title
 
 
@@ -29,4 +37,5 @@ def test_allowed_history_is_not_flagged(tale: Tale) -> None:
 
 
 def test_every_rule_has_a_bad_history() -> None:
-    assert {name for name, _ in BAD} == {*QUEUE_RULES, *JOURNEY_RULES, *LOG_RULES, *GROUP_RULES}
+    rules = {*QUEUE_RULES, *JOURNEY_RULES, *LOG_RULES, *GROUP_RULES, *PRODUCER_RULES}
+    assert {name for name, _ in BAD} == rules

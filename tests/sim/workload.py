@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.sim import feature_work, members
+from tests.sim import feature_work, members, streams, writers
 from tests.sim.clients import CLOCK_MS, Client, Held, records_of
 from tests.sim.features import TOPIC
 from tests.sim.history import LANE
@@ -37,6 +37,8 @@ class Workload:
         self._world = world
         random = world.random
         self._actions = [*ACTIONS, *(feature_work.ACTIONS if world.features.profiles else ())]
+        self._actions += writers.ACTIONS if world.streams.names else ()
+        self._actions += (*streams.ACTIONS, (members.act, 25)) if world.streams.filtered else ()
         self._weights = [weight * random.choice((0.1, 1, 3)) for _, weight in self._actions]
         for client in world.clients:
             world.soon(world.plan.think_ms, self._think, client)
@@ -227,9 +229,12 @@ def stop(client: Client) -> None:
     """Have nothing pushed any more."""
     if client.subscriptions:
         number = client.world.random.choice(list(client.subscriptions))
-        client.ask(
-            q.Stop(number), lambda reply: client.subscriptions.pop(number, None), begin=_parting(client)
-        )
+
+        def reply(answer: Any) -> None:
+            if not isinstance(answer, Error):  # a node that stops refuses, and pushes what is on its way
+                client.subscriptions.pop(number, None)
+
+        client.ask(q.Stop(number), reply, begin=_parting(client))
 
 
 def purge(client: Client) -> None:

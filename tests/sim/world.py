@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from tests.fakes.clock import ManualClock
-from tests.sim import features
+from tests.sim import features, streams
 from tests.sim.clients import Client
 from tests.sim.faults import Plan
 from tests.sim.history import Record, Recorder
@@ -35,6 +35,7 @@ class World:
         self.random = Random(seed)
         self.plan = Plan.chosen(self.random)
         self.features = features.chosen(seed)
+        self.streams = streams.chosen(seed)
         self.clock = ManualClock()
         self.ops_left = ops
         self.calm = False
