@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from tests.model.test_simulator_findings import ColdFiles
+from tests.model.test_transfers import transfer
 from tests.model.traits import LIVES, SECOND_MS, World, message, texts
 
 from penstock_broker.storage import lookback
@@ -91,6 +92,75 @@ def test_dead_letter_without_room_waits_in_its_story() -> None:
     world.enqueue(message(b"x"))
     world.dead_letter(*world.receive())
     assert told(story(world)) == ["enqueued", "rejected", "waiting"]
+
+
+@lives
+def test_second_life_of_a_dead_letter_is_told_with_the_first(life: str) -> None:
+    world = World(retry_jitter=0)
+    world.enqueue(*texts("other", "x"))
+    world.ack(world.receive(1)[0])
+    world.nack(*world.receive(), delay=0, reason="no luck")
+    world.dead_letter(*world.receive(), reason="never")
+    transfer(world, "jobs.dead")
+    LIVES[life](world)
+    assert told(story(world, 1)) == ["enqueued", "nacked", "rejected", "dead-lettered", "enqueued"]
+    world.nack(*world.receive(), delay=0, reason="none again")
+    world.ack(*world.receive())
+    lines = story(world, 1)
+    assert told(lines) == [
+        *("enqueued", "nacked", "rejected", "dead-lettered"),
+        *("enqueued", "nacked", "acked"),
+    ]
+    assert lines[0][2] == "jobs"
+    assert lines[4][2] == "jobs, again, at offset 2, out of queue 'jobs.dead'"
+    assert "none again" in lines[5][2]
+    assert lines[-1][1] == "settled"
+
+
+@lives
+def test_dead_letter_that_dies_again_tells_both_deaths_there_and_here(life: str) -> None:
+    world = World()
+    world.enqueue(message(b"x"))
+    for reason in ("first", "second"):
+        world.dead_letter(*world.receive(), reason=reason)
+        world.pass_(1)
+        if reason == "first":
+            transfer(world, "jobs.dead")
+            world.pass_(1)
+    LIVES[life](world)
+    ends = [detail for _, what, detail in story(world) if what == "dead-lettered"]
+    assert ends == ["to offset 0 of queue 'jobs.dead': first", "to offset 1 of queue 'jobs.dead': second"]
+    there = story(world, 1, "jobs.dead")
+    assert told(there) == ["rejected", "enqueued", "moved", "rejected", "enqueued"]
+    assert there[2][2] == "to offset 1 of queue 'jobs'"
+    assert there[-1][1] == "ready"
+
+
+@lives
+def test_copy_that_is_replayed_goes_on_with_the_story(life: str) -> None:
+    world = World(keep_settled=60_000)
+    world.enqueue(message(b"x"))
+    world.ack(*world.receive())
+    transfer(world, "jobs", None, "settled")
+    LIVES[life](world)
+    world.ack(*world.receive())
+    lines = story(world)
+    assert told(lines) == ["enqueued", "acked", "enqueued", "acked"]
+    assert lines[2][2] == "jobs, again, at offset 1, replayed"
+
+
+def test_first_life_that_the_journal_has_lost_is_said_to_be() -> None:
+    world = World()
+    world.enqueue(message(b"x"))
+    world.dead_letter(*world.receive(), reason="bad")
+    transfer(world, "jobs.dead")
+    world.create("busy")
+    world.name = "busy"
+    busy(world)
+    world.name = "jobs"
+    lines = story(world)
+    assert told(lines) == ["forgotten", "rejected", "enqueued"]
+    assert lines[2][2] == "jobs, again, at offset 1"
 
 
 def test_rescheduling_is_told() -> None:
