@@ -236,13 +236,17 @@ def copy_part(
     now: Now,
     flags: int = 0,
     due: Sequence[int] | None = None,
+    *,
+    is_job: bool = False,
 ) -> Part:
-    """The APPEND of messages that come from another queue: they keep their id, their priority and group.
-    `due`: when each is ready, wall ms, 0: at once."""
+    """The APPEND of messages that come from another queue: they keep their id, their priority and group, and
+    their job key where they are jobs. `due`: when each is ready, wall ms, 0: at once."""
     batch = BatchView(body.data, verify=False)
-    detail = b""
-    if batch.column_table or policy.marks_all or due:
-        found = traits.of_copy(batch, policy, now.wall, due)
+    detail, before = b"", None
+    if cut.origin_log == uuid:
+        before = [cut.origin_first + delta for delta in batch.deltas]
+    if batch.column_table or policy.marks_all or due or before:
+        found = traits.of_copy(batch, policy, now.wall, due, before, is_job=is_job)
         if found:
             flags, detail = flags | entries.TRAITS_FLAG, traits.encode(found)
     origin = entries.ORIGIN.pack(cut.origin_log, cut.origin_first)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from penstock_broker.explaining import explain as explained
 from penstock_broker.handlers.queues import check_between
 from penstock_broker.handlers.transfers import place
+from penstock_broker.queues.looking import located
 from penstock_broker.queues.notes import NOTES_BYTES_MAX
 from penstock_broker.queues.outcomes import Settled
 from penstock_broker.queues.queue import Queue
@@ -117,8 +118,8 @@ def _locate(queue: Queue, log: bytes, offset: int) -> tuple[Queue, int | None]:
         lane, here = place(queue, offset)
         return lane, here if here < lane.log.end else None
     for lane in queue.lanes:
-        found = offset if log == lane.log.uuid else lane.log.offset_of(log, offset)
-        if found is not None and found < lane.log.end:
+        found = located(lane, log, offset)
+        if found is not None:
             return lane, found
     return queue, None
 

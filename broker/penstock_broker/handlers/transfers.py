@@ -179,7 +179,16 @@ def _append(
             number = len(bodies)
             times = [due.get(each.first + i, 0) for i in range(each.messages)] if due else None
             part = copy_part(
-                target.uuid, offset, each.cut, each.body, number, target.policy, call.now, flags, times
+                target.uuid,
+                offset,
+                each.cut,
+                each.body,
+                number,
+                target.policy,
+                call.now,
+                flags,
+                times,
+                is_job=True,
             )
             parts.append(part)
             bodies.append(each.body)

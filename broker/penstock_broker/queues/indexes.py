@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack
 
+from penstock_broker.queues.copies import Copies
 from penstock_broker.queues.deadlines import Deadlines, Due
 from penstock_broker.queues.dedup import Dedup
 from penstock_broker.queues.message_groups import JOB_PREFIX, MessageGroups
@@ -31,7 +32,7 @@ class Indexes:
     """Of one queue."""
 
     __slots__ = (
-        *("_overdue", "_until", "decided_at", "dedup", "delays", "expiries", "groups"),
+        *("_overdue", "_until", "copies", "decided_at", "dedup", "delays", "expiries", "groups"),
         *("notes", "replayed", "states", "suspect_below", "used"),
     )
 
@@ -48,6 +49,7 @@ class Indexes:
         self.groups = MessageGroups(states)
         self.dedup = Dedup()
         self.notes = Notes()
+        self.copies = Copies()
         self.decided_at = 0
         """Journal position of the last change, but for appends, that may have let a message go which is not a
         plain one."""
@@ -70,6 +72,8 @@ class Indexes:
         for offset, dedup_id in enumerate(traits.dedup_ids or (), first):
             if dedup_id is not None:
                 self.dedup.add(dedup_id, offset, time)
+        if traits.before:
+            self.copies.add(traits.before, first, self.states.has_alive)
         for offset, rank in enumerate(traits.ranks or (), first):
             if rank != PLAIN_RANK:
                 self.states.order.ranks[offset] = rank
@@ -289,6 +293,7 @@ class Indexes:
             "groups": self.groups.snapshot() if self.groups.of or self.groups.parked else b"",
             "dedup": self.dedup.snapshot() if len(self.dedup) else b"",
             "notes": self.notes.snapshot() if self.notes else b"",
+            "copies": self.copies.snapshot(),
             "replayed": list(self.replayed),
             "suspect": self.suspect_below,
         }
@@ -319,6 +324,7 @@ class Indexes:
         if "notes" in sections:
             self.notes.restore(sections["notes"])
             self.recall([*self.notes.checkpoints, *self.notes.attempts])
+        self.copies.restore(sections.get("copies", b""))
         self.suspect_below = sections.get("suspect", 0)
         self.replayed = set(sections.get("replayed", ()))
         self.recall(self.replayed)

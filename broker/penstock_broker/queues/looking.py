@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from penstock_broker.queues.histories import FIRST_TRY, FRESH, History
 from penstock_broker.queues.queue import Queue
 from penstock_broker.queues.states import State
+from penstock_protocol.limits import INT_MAX
 from penstock_protocol.slices import REPLAYED
 
 NAMED = {
@@ -116,3 +117,20 @@ def throttled(queue: Queue) -> int:
         and any(groups.of.get(each) is group and states.state(each) == State.HELD for each in group.waiting)
     ]
     return groups.throttled + len(capped)
+
+
+def located(queue: Queue, log: bytes, offset: int) -> int | None:
+    """Where the message with that id is now, or where it was last; None if it never was here, or its bytes
+    alone would tell. What came back is meant where it is, not where it was."""
+    states = queue.states
+    if log == queue.log.uuid:
+        again = queue.indexes.copies.newest(offset, states.has_alive)
+        return again if again is not None else offset if offset < queue.log.end else None
+    found = queue.log.offset_of(log, offset)
+    if found is None or states.state(found) != State.SETTLED:
+        return found
+    for row in queue.log.young_rows(INT_MAX, found + 1):
+        there = row.base + offset - row.origin_first
+        if row.origin_log == log and row.base <= there < row.base + row.messages:
+            found = there if states.state(there) != State.SETTLED else found
+    return found

@@ -4,7 +4,8 @@ group and ids. Read from the columns of a batch when it is published, kept in th
     detail of TRAITS   u32 length, then one msgpack array [due, expires, rank, group, dedup, job, exceptions]:
                        each nil, or an array with one value per message: ms since 1970 (0: none), ms (0:
                        none), rank (9 less the priority), text or nil, text or nil, text or nil; exceptions
-                       as rows of a CONFIRM (see slices.py), bin
+                       as rows of a CONFIRM (see slices.py), bin; and of messages that were in this very log
+                       before, an eighth: the offsets that their ids name
 
 A message that is an exception (a duplicate, a conflict) has no traits: it is settled in the same entry.
 """
@@ -37,9 +38,10 @@ class Traits(NamedTuple):
     dedup_ids: Texts | None = None
     job_keys: Texts | None = None
     exceptions: bytes = b""
+    before: Sequence[int] | None = None
 
     def __bool__(self) -> bool:
-        return any(values is not None for values in self[:-1]) or bool(self.exceptions)
+        return any(values not in (None, b"") for values in self)
 
 
 PLAIN = Traits()
@@ -47,7 +49,7 @@ PLAIN = Traits()
 
 def encode(traits: Traits) -> bytes:
     """As in an APPEND's detail."""
-    packed: bytes = msgpack.packb(tuple(traits))
+    packed: bytes = msgpack.packb(tuple(traits[:-1] if traits.before is None else traits))
     return LENGTH.pack(len(packed)) + packed
 
 
@@ -88,17 +90,32 @@ def read(batch: BatchView, policy: Policy, now: int) -> tuple[Traits, Sequence[i
     return traits, on_conflict
 
 
-def of_copy(batch: BatchView, policy: Policy, now: int, due: Sequence[int] | None = None) -> Traits:
+def of_copy(
+    batch: BatchView,
+    policy: Policy,
+    now: int,
+    due: Sequence[int] | None = None,
+    before: Sequence[int] | None = None,
+    *,
+    is_job: bool = False,
+) -> Traits:
     """The traits of a batch that comes from another queue: priority and group, and what is left of a delay.
-    Its ids have done what they were for, and its time to live begins anew if that queue has one."""
+    Its dedup ids have done what they were for, and its time to live begins anew if that queue has one. Job
+    keys count on where it `is_job`: then it runs when those are done that have the key already. `before`: the
+    offsets that it had in this log before."""
     priorities, groups = batch.integers(Kind.PRIORITY), _labels(batch, Kind.MESSAGE_GROUP)
+    job_keys = _labels(batch, Kind.JOB_KEY) if is_job else None
     if policy.fair:
-        groups = [each or "" for each in groups or [None] * batch.count]
+        nobody = [None] * batch.count
+        pairs = zip(groups or nobody, job_keys or nobody, strict=True)
+        groups = [group or (None if key else "") for group, key in pairs]
     return Traits(
         due=due if due and any(due) else None,
         expires=None if policy.ttl is None else [now + policy.ttl] * batch.count,
         ranks=None if priorities is None else [PLAIN_RANK - priority for priority in priorities],
         groups=groups,
+        job_keys=job_keys,
+        before=before,
     )
 
 
