@@ -1,5 +1,6 @@
 """Going through messages: what somebody looks for, and what is moved or copied to another queue."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,7 @@ from penstock_broker.storage.reads import Cut, crc_of
 from penstock_protocol import limits
 from penstock_protocol.batch import BatchView
 from penstock_protocol.cuts import cut
-from penstock_protocol.errors import Error, Invalid, NotFound
+from penstock_protocol.errors import Error, Invalid, NotFound, QueueFull
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages.schema import pack_document
 from penstock_protocol.messages.session import Document
@@ -99,18 +100,49 @@ def _cursor(lane: Queue, offset: int | None) -> int | None:
 
 def _transfer(core: "Core", call: "Call", request: q.Transfer, source: Queue, step: Step) -> None:
     step = _noted_part(source, step)
+    if not request.dry:
+        step = _part_with_room(core, request, source, step)
+    stretches = _by_target(request, source, step.found)
+    moved = len(step.found)
+    if moved and not request.dry:
+        _append(core, call, source, stretches, request.state)
+    size = sum(len(each.body.data) for some in stretches.values() for each in some)
+    document = {"messages": moved, "bytes": size, "next": _cursor(source, step.next)}
+    core.answer(call, Document(pack_document(document)))
+
+
+def _by_target(request: q.Transfer, source: Queue, found: list[Match]) -> dict[str, list[Stretch]]:
+    """Which go to which queue. Raises `Invalid` for those that can go nowhere."""
     by_target: dict[str, list[Match]] = defaultdict(list)
-    for match in step.found:
+    for match in found:
         by_target[request.to or _origin(match, source)].append(match)
     if source.name in by_target and request.state != "settled":
         raise Invalid("messages cannot be moved to the queue they are in", hint="say where to move them")
-    moved = [match.offset for matches in by_target.values() for match in matches]
-    stretches = {name: _stretches(matches) for name, matches in by_target.items()}
-    size = sum(len(each.body.data) for some in stretches.values() for each in some)
-    if moved and not request.dry:
-        _append(core, call, source, stretches, request.state)
-    document = {"messages": len(moved), "bytes": size, "next": _cursor(source, step.next)}
-    core.answer(call, Document(pack_document(document)))
+    return {name: _stretches(matches) for name, matches in by_target.items()}
+
+
+def _part_with_room(core: "Core", request: q.Transfer, source: Queue, step: Step) -> Step:
+    """As many messages, from the first on, as there is room for where they go. Raises `QueueFull` if there is
+    none for a single one."""
+
+    def full(messages: int) -> QueueFull | None:
+        try:
+            for name, some in _by_target(request, source, step.found[:messages]).items():
+                size = sum(len(each.body.data) for each in some)
+                core.queue(name).check_room(sum(each.messages for each in some), size)
+        except QueueFull as error:
+            return error
+        return None
+
+    if full(len(step.found)) is None:
+        return step
+    error = full(1)
+    if error is not None:
+        ((first,),) = _by_target(request, source, step.found[:1]).values()
+        size = f"the next message of {source.name!r} has {len(first.body.data):,} bytes"
+        raise QueueFull(f"{error.message}, and {size}", hint=error.hint)
+    fits = bisect_left(range(1, len(step.found)), 1, key=lambda messages: full(messages) is not None)
+    return Step(step.found[:fits], step.found[fits].offset)
 
 
 def _origin(match: Match, source: Queue) -> str:
@@ -170,7 +202,6 @@ def _append(
                 f"queue {name!r} has the records of a topic and takes no others",
                 hint="say to which queue: its records are in the topic already",
             )
-        target.check_room(sum(each.messages for each in some), sum(len(each.body.data) for each in some))
         within = min(within, target.within)
         offset = target.log.end
         flags = entries.REPLAYED_FLAG if copies else 0
