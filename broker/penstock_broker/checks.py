@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from penstock_protocol.errors import Invalid
 
+SHOWN_CHARACTERS_MAX = 300
+"""Of a value that is not allowed: a setting may be text of 32 KiB."""
+
 
 class Check(NamedTuple):
     """Whether a wire value is allowed, and what is, for people."""
@@ -53,5 +56,7 @@ def checked(what: str, table: Mapping[str, Check], settings: Mapping[str, Any]) 
         if check is None:
             raise Invalid(f"a {what} has no setting {name!r}", hint=f"known: {', '.join(sorted(table))}")
         if not check.holds(value):
-            raise Invalid(f"{name}={value!r} is not allowed", hint=f"allowed: {check.allowed}")
+            raise Invalid(
+                f"{name}={value!r:.{SHOWN_CHARACTERS_MAX}} is not allowed", hint=f"allowed: {check.allowed}"
+            )
     return dict(settings)

@@ -229,7 +229,7 @@ def _weights(weights: Any) -> tuple[object, ...]:
     for name, weight in weights.items():
         if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= LABEL_BYTES_MAX:
             raise _no_weights(weights)
-        if not isinstance(weight, int | float) or isinstance(weight, bool):
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0.001 <= weight <= 1_000:
             raise _no_weights(weights)
     return tuple(each for pair in weights.items() for each in pair)
 
