@@ -40,10 +40,10 @@ def _weights() -> Check:
         if type(value) not in (tuple, list) or len(value) % 2 or len(value) > 2 * WEIGHTS_MAX:
             return False
         names, weights = value[::2], value[1::2]
-        groups = all(type(name) is str and 0 < len(name.encode()) <= LABEL_BYTES_MAX for name in names)
+        groups = all(type(name) is str and len(name.encode()) <= LABEL_BYTES_MAX for name in names)
         return groups and all(map(number(0.001, 1_000).holds, weights))
 
-    what = f"a message group, text of 1 to {LABEL_BYTES_MAX} bytes, and a weight from 0.001 to 1,000"
+    what = f"a message group, text of up to {LABEL_BYTES_MAX} bytes, and a weight from 0.001 to 1,000"
     return Check(holds, f"up to {WEIGHTS_MAX:,} pairs of {what}")
 
 
