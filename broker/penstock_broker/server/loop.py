@@ -36,8 +36,8 @@ class Peer(Protocol):
 class Turns:
     """Calls into the core and what follows from them.
 
-    `submit` takes a job to the threads, or runs it and returns what came of it; `after` runs at the end of
-    each turn; `fail` is told, once, what the core raised.
+    `submit` takes a job to the threads, and returns what came of it if it waited for that; `after` runs at
+    the end of each turn; `fail` is told, once, what the core raised.
     """
 
     def __init__(
@@ -112,30 +112,33 @@ class Turns:
     def _turn(self, now: Now) -> None:
         self.core.tick(now)
         while self._hand_out(self.core.drain(self.now)):
-            pass  # a write that is done already lets out who waited for it
+            pass  # a write that was waited for lets out who waited for it
+        if self._failed:
+            return
         # What left may have set deadlines of its own: a lease begins when its delivery leaves.
         self._set_timer(self.core.deadline)
         self._after()
 
     def _hand_out(self, outputs: list[Output]) -> bool:
-        """To peers and threads. True if a job was done at once, so that there may be more to hand out."""
-        done: list[tuple[Job, object, float]] = []
+        """To peers and threads. True if a job is done already, so that there may be more to hand out."""
         sends: dict[Peer, list[Send]] = {}
         closes: list[Close] = []
+        jobs: list[Job] = []
         for output in outputs:
             if isinstance(output, Send):
                 sends.setdefault(cast(Peer, output.connection.peer), []).append(output)
             elif isinstance(output, Close):
                 closes.append(output)
-            elif (ended := self._submit(output)) is not None:
-                done.append((output, *ended))
+            else:
+                jobs.append(output)
         moment = stopwatch()
         for peer, its in sends.items():
             peer.send(its, moment)
         for connection, reason in closes:
             cast(Peer, connection.peer).close(reason)
-        for job, result, seconds in done:
-            self._note(job, result, seconds)
+        done = [(job, *ended) for job in jobs if (ended := self._submit(job)) is not None]
+        for each in done:
+            self._note(*each)
         return bool(done) and not self._failed
 
     def _set_timer(self, deadline: int | None) -> None:

@@ -4,15 +4,14 @@ They run `Files.run` and nothing else, that is system calls, which release the i
 loop here would cost the event loop milliseconds. What a job gave or raised goes back to the event loop
 as one call. Threads are daemons: a disk that never answers cannot keep a failed node alive.
 
-A small write needs no thread while the disk is quick: there and back takes longer than the write. One that
-takes long after all holds up the event loop once; what follows goes by the thread, until the disk is quick
-again.
+While the disk is quick, the event loop waits for a small write, a millisecond at most: what it brings then
+leaves in the same turn. The way back by a call to the event loop takes as long as such a write.
 """
 
 import asyncio
 from collections.abc import Callable
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 
 from penstock_broker.clock import stopwatch
 from penstock_broker.storage.files import Job, Sync, Write
@@ -24,8 +23,10 @@ Done = Callable[[Job, object, float], None]
 """A job, its result or the exception it raised, and the seconds it took; called on the event loop."""
 SMALL_BYTES = 16 << 10
 QUICK_SECONDS = 0.0005
-QUICK_WRITES = 32
+QUICK_SYNCS = 32
 """So many in a row make a quick disk."""
+AWAITED_SECONDS_MAX = 0.001
+"""How long the event loop waits for a write, whatever the disk does."""
 
 
 class Workers:
@@ -37,7 +38,15 @@ class Workers:
         self._others: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[Thread] = []
         self._quick = 0
-        """Writes and syncs in a row that were quick. Who runs one counts it; there is one at a time."""
+        """Syncs in a row that were quick."""
+        self._awaited: Job | None = None
+        """The event loop waits for it."""
+        self._ended: tuple[object, float] | None = None
+        self._lock = Lock()
+        """Of these two."""
+        self._there = Lock()
+        """Held by the event loop, which waits to get it once more."""
+        self._there.acquire()
 
     def start(self, loop: asyncio.AbstractEventLoop, done: Done) -> None:
         """Begin to take jobs; `done` is called on `loop` for each."""
@@ -48,17 +57,27 @@ class Workers:
             thread.start()
 
     def submit(self, job: Job) -> tuple[object, float] | None:
-        """Hand a job to its thread; or run it here, and return its result and the seconds it took. Writes and
-        syncs are run one at a time: the next one is submitted when that before it is done."""
+        """Hand a job to its thread. Writes and syncs are run one at a time, in the order of these calls. Of
+        one that was waited for: its result and the seconds it took; `done` is not called."""
         if not isinstance(job, Write | Sync):
             self._others.put(job)
-        elif (
-            self._quick >= QUICK_WRITES and isinstance(job, Write) and sum(map(len, job.data)) <= SMALL_BYTES
-        ):
-            return self._do(job)
-        else:
+            return None
+        if self._quick < QUICK_SYNCS or isinstance(job, Sync) or sum(map(len, job.data)) > SMALL_BYTES:
             self._writes.put(job)
-        return None
+            return None
+        self._awaited = job
+        self._writes.put(job)
+        return self._await()
+
+    def _await(self) -> tuple[object, float] | None:
+        if not self._there.acquire(timeout=AWAITED_SECONDS_MAX):
+            with self._lock:
+                self._awaited = None
+                if self._ended is None:
+                    return None  # `done` will be called
+            self._there.acquire()  # it came between
+        ended, self._ended = self._ended, None
+        return ended
 
     def stop(self) -> None:
         """Run what was submitted to its end, and end the threads."""
@@ -76,20 +95,26 @@ class Workers:
         """A function of its own, so that no view of the job's bytes is kept while waiting for the next."""
         if job is None:
             return False
-        result, seconds = self._do(job)
-        try:
-            loop.call_soon_threadsafe(done, job, result, seconds)
-        except RuntimeError:
-            return False  # the loop is closed: the node ended without waiting for this job
-        return True
-
-    def _do(self, job: Job) -> tuple[object, float]:
         began = stopwatch()
         try:
             result = self._run(job)
         except Exception as error:
             result = error
         seconds = stopwatch() - began
-        if isinstance(job, Write | Sync):
+        if isinstance(job, Write | Sync) and self._is_awaited(job, result, seconds):
+            return True
+        try:
+            loop.call_soon_threadsafe(done, job, result, seconds)
+        except RuntimeError:
+            return False  # the loop is closed: the node ended without waiting for this job
+        return True
+
+    def _is_awaited(self, job: Write | Sync, result: object, seconds: float) -> bool:
+        if isinstance(job, Sync) or job.sync:
             self._quick = self._quick + 1 if seconds <= QUICK_SECONDS else 0
-        return result, seconds
+        with self._lock:
+            if self._awaited is not job:
+                return False
+            self._awaited, self._ended = None, (result, seconds)
+        self._there.release()
+        return True

@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+from random import Random
 
 import pytest
 
 from penstock_broker.server import workers as room
-from penstock_broker.server.workers import POOL_THREADS, QUICK_SECONDS, QUICK_WRITES, SMALL_BYTES, Workers
+from penstock_broker.server.workers import POOL_THREADS, QUICK_SECONDS, QUICK_SYNCS, SMALL_BYTES, Workers
 from penstock_broker.storage.files import Drop, Job, Sync, Write
 
 
@@ -44,64 +45,124 @@ class Disk:
         return job.name
 
 
-async def done(workers: Workers, results: Results, job: Job) -> object:
-    """Submit it, and wait for its result."""
+SMALL, LARGE = Write("w", 0, (bytes(SMALL_BYTES),)), Write("w", 0, (bytes(SMALL_BYTES), b"more"))
+UNSYNCED = Write("w", 0, (b"small",), False)
+
+
+async def awaited(workers: Workers, results: Results, job: Job) -> bool:
+    """Whether the result of a job came back at once; else it is waited for here."""
+    before = len(results.got)
+    results.expect(1)
     ended = workers.submit(job)
     if ended is not None:
-        return ended[0]
-    results.expect(1)
+        assert ended[0] == "w"
+        assert len(results.got) == before
+        return True
     await asyncio.wait_for(results.all_there.wait(), 10)
-    return results.got[-1][1]
+    assert results.got[before:] == [(job, "w")]
+    return False
 
 
-async def test_small_write_needs_no_thread_while_the_disk_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that gets no processor is not taken for a slow disk."""
+    monkeypatch.setattr(room, "AWAITED_SECONDS_MAX", 10)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_small_write_is_waited_for_while_the_disk_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(monkeypatch)
     workers, results = Workers(disk.run), Results(0)
     workers.start(asyncio.get_running_loop(), results)
-    small, large = Write("w", 0, (bytes(SMALL_BYTES),)), Write("w", 0, (bytes(SMALL_BYTES), b"more"))
-    for _ in range(QUICK_WRITES):
-        assert await done(workers, results, small) == "w"
-    for job in (small, large, Sync("w"), small):
-        await done(workers, results, job)
-    here = threading.current_thread().name
-    assert [who for who, _ in disk.ran] == ["flusher"] * QUICK_WRITES + [here, "flusher", "flusher", here]
+    assert [await awaited(workers, results, SMALL) for _ in range(QUICK_SYNCS + 1)] == [
+        False
+    ] * QUICK_SYNCS + [True]
+    assert [await awaited(workers, results, job) for job in (LARGE, Sync("w"), SMALL)] == [False, False, True]
+    assert {who for who, _ in disk.ran} == {"flusher"}
     workers.stop()
 
 
-async def test_slow_write_sends_those_after_it_to_the_thread_until_the_disk_is_quick_again(
+@pytest.mark.usefixtures("patient")
+async def test_slow_sync_ends_that_until_the_disk_is_quick_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    workers, results = Workers(disk.run), Results(0)
+    workers.start(asyncio.get_running_loop(), results)
+    workers._quick = QUICK_SYNCS
+    disk.seconds = 2 * QUICK_SECONDS
+    assert await awaited(workers, results, SMALL)
+    disk.seconds = 0.0
+    assert [await awaited(workers, results, SMALL) for _ in range(QUICK_SYNCS + 1)] == [
+        False
+    ] * QUICK_SYNCS + [True]
+    workers.stop()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_writes_that_do_not_sync_say_nothing_about_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    workers, results = Workers(disk.run), Results(0)
+    workers.start(asyncio.get_running_loop(), results)
+    for _ in range(2 * QUICK_SYNCS):
+        assert not await awaited(workers, results, UNSYNCED)
+    assert not await awaited(workers, results, SMALL)
+    workers.stop()
+
+
+async def test_disk_that_stalls_holds_up_the_event_loop_no_longer_than_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    disk = Disk(monkeypatch)
-    workers, results = Workers(disk.run), Results(0)
+    monkeypatch.setattr(room, "AWAITED_SECONDS_MAX", 0.0)
+    gate = threading.Event()
+
+    def run(job: Job) -> object:
+        gate.wait(10)
+        return "w"
+
+    workers, results = Workers(run), Results(1)
     workers.start(asyncio.get_running_loop(), results)
-    small = Write("w", 0, (b"small",))
-    for _ in range(QUICK_WRITES):
-        await done(workers, results, small)
-    disk.seconds = 2 * QUICK_SECONDS
-    await done(workers, results, small)
-    disk.seconds = 0.0
-    for _ in range(QUICK_WRITES + 1):
-        await done(workers, results, small)
-    here = threading.current_thread().name
-    assert [who for who, _ in disk.ran] == ["flusher"] * QUICK_WRITES + [here] + [
-        "flusher"
-    ] * QUICK_WRITES + [here]
+    workers._quick = QUICK_SYNCS
+    assert workers.submit(SMALL) is None
+    gate.set()
+    await asyncio.wait_for(results.all_there.wait(), 10)
+    assert results.got == [(SMALL, "w")]
     workers.stop()
 
 
-async def test_write_done_at_once_that_fails_gives_what_it_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_write_ends_once_whether_it_was_waited_for_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = Random(1)
+    monkeypatch.setattr(room, "QUICK_SECONDS", 10)
+    pause = threading.Event()
+
+    def run(job: Job) -> object:
+        pause.wait(random.random() / 1_000)
+        return "w"
+
+    workers, results = Workers(run), Results(0)
+    workers.start(asyncio.get_running_loop(), results)
+    workers._quick = QUICK_SYNCS
+    monkeypatch.setattr(room, "AWAITED_SECONDS_MAX", 0.0005)
+    at_once = [await awaited(workers, results, SMALL) for _ in range(1_000)]
+    assert len(results.got) == at_once.count(False)
+    workers.stop()
+
+
+async def test_write_that_was_waited_for_and_failed_gives_what_it_raised(patient: None) -> None:
     def run(job: Job) -> object:
         raise OSError(5, "Input/output error")
 
     workers = Workers(run)
-    workers._quick = QUICK_WRITES
-    ended = workers.submit(Write("w", 0, ()))
+    workers.start(asyncio.get_running_loop(), Results(0))
+    workers._quick = QUICK_SYNCS
+    ended = workers.submit(SMALL)
     assert ended is not None
     assert isinstance(ended[0], OSError)
+    workers.stop()
 
 
 async def test_writes_run_one_at_a_time_in_order_beside_other_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "QUICK_WRITES", 1_000)
+    monkeypatch.setattr(room, "QUICK_SYNCS", 1_000)
     ran: list[tuple[str, str]] = []
     overlapping: list[str] = []
     writing = threading.Lock()
