@@ -80,6 +80,17 @@ def test_queue_over_a_topic_is_nobodys_dead_letter_queue(life: str) -> None:
     assert {queue.name for queue in world.bench.core.registry.queues.values()} == {"jobs", "over"}
 
 
+@pytest.mark.parametrize("dry", [True, False], ids=["plan", "redrive"])
+def test_redrive_to_a_queue_over_a_topic_and_its_plan_are_refused_alike(dry: bool) -> None:
+    world = over_topic()
+    world.call(t.Produce("log", 0, payload=batch_of(*texts("a"))))
+    (record,) = world.receive(name="over")
+    world._settle(q.Nack("over", q.Outcome.DEAD_LETTER, None, "bad", b""), (record,))
+    said = refused(world, q.Transfer("over.dead", None, "ready", 10, 0, {}, dry))
+    assert "'over' has the records of a topic" in said
+    assert world.call(q.Transfer("over.dead", "jobs", "ready", 10, 0, {}, dry)) is not None
+
+
 @lives
 def test_queue_that_dead_letters_go_to_is_not_made_over_a_topic(life: str) -> None:
     world = World(dead_letter="dead")

@@ -102,7 +102,7 @@ def _transfer(core: "Core", call: "Call", request: q.Transfer, source: Queue, st
     step = _noted_part(source, step)
     if not request.dry:
         step = _part_with_room(core, request, source, step)
-    stretches = _by_target(request, source, step.found)
+    stretches = _by_target(core, request, source, step.found)
     moved = len(step.found)
     if moved and not request.dry:
         _append(core, call, source, stretches, request.state)
@@ -111,13 +111,21 @@ def _transfer(core: "Core", call: "Call", request: q.Transfer, source: Queue, st
     core.answer(call, Document(pack_document(document)))
 
 
-def _by_target(request: q.Transfer, source: Queue, found: list[Match]) -> dict[str, list[Stretch]]:
-    """Which go to which queue. Raises `Invalid` for those that can go nowhere."""
+def _by_target(
+    core: "Core", request: q.Transfer, source: Queue, found: list[Match]
+) -> dict[str, list[Stretch]]:
+    """Which go to which queue. Raises `Invalid` for those that can go nowhere, `NotFound`."""
     by_target: dict[str, list[Match]] = defaultdict(list)
     for match in found:
         by_target[request.to or _origin(match, source)].append(match)
     if source.name in by_target and request.state != "settled":
         raise Invalid("messages cannot be moved to the queue they are in", hint="say where to move them")
+    for name in by_target:
+        if core.queue(name).borrowed:
+            raise Invalid(
+                f"queue {name!r} has the records of a topic and takes no others",
+                hint="say to which queue: its records are in the topic already",
+            )
     return {name: _stretches(matches) for name, matches in by_target.items()}
 
 
@@ -127,7 +135,7 @@ def _part_with_room(core: "Core", request: q.Transfer, source: Queue, step: Step
 
     def full(messages: int) -> QueueFull | None:
         try:
-            for name, some in _by_target(request, source, step.found[:messages]).items():
+            for name, some in _by_target(core, request, source, step.found[:messages]).items():
                 size = sum(len(each.body.data) for each in some)
                 core.queue(name).check_room(sum(each.messages for each in some), size)
         except QueueFull as error:
@@ -138,7 +146,7 @@ def _part_with_room(core: "Core", request: q.Transfer, source: Queue, step: Step
         return step
     error = full(1)
     if error is not None:
-        ((first,),) = _by_target(request, source, step.found[:1]).values()
+        ((first,),) = _by_target(core, request, source, step.found[:1]).values()
         size = f"the next message of {source.name!r} has {len(first.body.data):,} bytes"
         raise QueueFull(f"{error.message}, and {size}", hint=error.hint)
     fits = bisect_left(range(1, len(step.found)), 1, key=lambda messages: full(messages) is not None)
@@ -197,11 +205,6 @@ def _append(
     due = {} if copies else source.indexes.dues(offsets)
     for name, some in stretches.items():
         target = core.queue(name)
-        if target.borrowed:
-            raise Invalid(
-                f"queue {name!r} has the records of a topic and takes no others",
-                hint="say to which queue: its records are in the topic already",
-            )
         within = min(within, target.within)
         offset = target.log.end
         flags = entries.REPLAYED_FLAG if copies else 0
