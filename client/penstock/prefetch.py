@@ -3,12 +3,13 @@
     credit (what the broker may still send) + buffered (what waits here) → target
 
 The target adapts: it begins at 1 and doubles when the buffer runs dry after the broker had used up its
-credit; it never holds more than one second of measured work, 16 MiB or 1,000 messages. A fixed one stays.
+credit; it never holds more than one second of measured work, 16 MiB or 1,000 messages. A fixed one stays,
+as far as 16 MiB allow; until the size of a message is known, that is 16 messages.
 """
 
 from penstock.errors import Invalid
 from penstock.values import shown
-from penstock_protocol.limits import MIB, PREFETCH_MESSAGES_MAX
+from penstock_protocol.limits import MESSAGE_BYTES_MAX_DEFAULT, MIB, PREFETCH_MESSAGES_MAX
 
 WORK_SECONDS_MAX = 1.0
 BUFFER_BYTES_MAX = 16 * MIB
@@ -24,9 +25,9 @@ class Prefetch:
             raise Invalid(
                 f"prefetch={shown(fixed)}: it can be 1 to {PREFETCH_MESSAGES_MAX:,}, or None to adapt"
             )
-        self.target = fixed or 1
+        self._fixed = fixed
+        self.target = min(fixed or 1, BUFFER_BYTES_MAX // MESSAGE_BYTES_MAX_DEFAULT)
         self.credit = 0
-        self._adapts = fixed is None
         self._used_up = False
         self._work = 0.0
         self._size = 0.0
@@ -42,6 +43,8 @@ class Prefetch:
         self.credit = max(0, self.credit - messages)
         self._used_up = self._used_up or not self.credit
         self._size += (size / messages - self._size) * (SMOOTHING if self._size else 1)
+        if self._fixed is not None:
+            self.target = self._most()
 
     def taken(self, now: float, *, waited: bool) -> None:
         """The application took a message. Without waiting for it, it was at work since the last one."""
@@ -66,10 +69,8 @@ class Prefetch:
         return missing
 
     def _most(self) -> int:
-        if not self._adapts:
-            return self.target
-        most: float = PREFETCH_MESSAGES_MAX
-        if self._work:
+        most: float = self._fixed or PREFETCH_MESSAGES_MAX
+        if self._work and self._fixed is None:
             most = min(most, WORK_SECONDS_MAX / self._work)
         if self._size:
             most = min(most, BUFFER_BYTES_MAX / self._size)

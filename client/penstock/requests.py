@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 EXPIRES_SECONDS = 60.0
 """The queue for answers outlives its client at most for that long, whatever happens to it."""
-ANSWERS_AHEAD = 100
+ANSWERS_AHEAD = 16
 
 
 class Waiting(NamedTuple):

@@ -227,7 +227,7 @@ def _weights(weights: Any) -> tuple[object, ...]:
     if not isinstance(weights, Mapping) or len(weights) > WEIGHTS_MAX:
         raise _no_weights(weights)
     for name, weight in weights.items():
-        if not isinstance(name, str) or not 0 < len(name.encode(errors="replace")) <= LABEL_BYTES_MAX:
+        if not isinstance(name, str) or len(name.encode(errors="replace")) > LABEL_BYTES_MAX:
             raise _no_weights(weights)
         if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0.001 <= weight <= 1_000:
             raise _no_weights(weights)
@@ -236,7 +236,7 @@ def _weights(weights: Any) -> tuple[object, ...]:
 
 def _no_weights(weights: object) -> Invalid:
     return Invalid(
-        f"group_weights={shown(weights)}: it maps at most {WEIGHTS_MAX} message groups, text of 1 to"
+        f"group_weights={shown(weights)}: it maps at most {WEIGHTS_MAX} message groups, text of up to"
         f" {LABEL_BYTES_MAX} bytes each, to their weights, numbers from 0.001 to 1,000",
         hint='for instance group_weights={"acme": 3}; every other group has 1',
     )

@@ -121,8 +121,9 @@ def test_waiting_for_a_message_is_no_work() -> None:
     for at in (0.0, 50.0, 100.0):
         prefetch.taken(at, waited=True)
         adaptive.taken(at, waited=True)
-    adaptive.delivered(1, 1)
-    adaptive.ran_dry()
+    for each in (adaptive, prefetch):
+        each.delivered(1, 1)
+        each.ran_dry()
     assert adaptive.target == 2
     assert prefetch.target == 64
 
@@ -136,6 +137,21 @@ def test_prefetch_holds_at_most_16_mib() -> None:
         prefetch.ran_dry()
         prefetch.grant(0)
     assert prefetch.target <= 16
+
+
+@pytest.mark.parametrize(("size", "held"), [(100, 1_000), (100_000, 167), (MIB, 16), (4 * MIB, 4)])
+def test_fixed_prefetch_holds_at_most_16_mib_too(size: int, held: int) -> None:
+    prefetch = Prefetch(1_000)
+    first = prefetch.subscribed(0)
+    assert first == 16
+    prefetch.delivered(first, first * size)
+    assert prefetch.grant(0) == held
+    assert prefetch.grant(held) == 0
+
+
+def test_fixed_prefetch_that_is_small_is_granted_at_once() -> None:
+    assert Prefetch(10).subscribed(0) == 10
+    assert Prefetch(10).subscribed(4) == 6
 
 
 # The loop

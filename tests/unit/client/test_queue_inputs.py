@@ -228,7 +228,6 @@ SETTINGS: dict[str, list[Any]] = {
     "dead_letter": ["bad name", "", LONG, 5, True],
     "source": ["bad name", "", LONG, 5],
     "group_weights": [
-        {"": 1},
         {"x" * 300: 1},
         {5: 1},
         {"a": "1"},
@@ -239,7 +238,7 @@ SETTINGS: dict[str, list[Any]] = {
         dict.fromkeys(range(100_000), 1),
         5,
     ],
-    "max_messages": [HUGE, [LONG], object()],
+    "max_messages": [HUGE, [LONG], ...],
 }
 
 
