@@ -219,9 +219,10 @@ class Leases:
                 if low <= part.first < high:
                     part.deadline = deadline
                     extended += part.alive
-                self._due_at(part)
             kept += parts
-        held[begin:behind] = kept
+        held[begin:behind] = kept  # first: whoever cleans up the heap looks here for what is due
+        for part in kept:
+            self._due_at(part)
         return extended
 
     def expired(self, now: int) -> list[Lease]:

@@ -1,5 +1,6 @@
 """Leases of runs against one lease per message."""
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -134,3 +135,16 @@ def test_lease_that_is_extended_again_and_again_keeps_one_deadline() -> None:
         assert leases.expired(now) == []
     assert len(leases._heap) <= 2 + HEAP_MIN + 1
     assert [lease.first for lease in leases.expired(1_029)] == [0]
+
+
+@pytest.mark.parametrize("extended", range(HEAP_MIN + 3))
+def test_part_of_a_lease_that_was_extended_on_its_own_ends_however_full_the_heap_is(extended: int) -> None:
+    leases = Leases()
+    lease = Lease(1, 0, 8, 30, None, 0)
+    leases.add(lease)
+    leases.start(lease, 0)
+    for deadline in range(extended):
+        leases.extend(1, 0, 8, 30 + deadline)
+    leases.extend(1, 3, 1, 10)
+    ends = sorted((part.first, part.messages) for part in set(leases.expired(1_000)))
+    assert ends == [(0, 3), (3, 1), (4, 4)]
