@@ -5,6 +5,8 @@ the broker's. Everything belongs to the event loop it was opened in.
 """
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import suppress
@@ -95,10 +97,10 @@ def connect(
 
     `url`: `penstock://[token@]host:port`, or several to try in turn; None is $PENSTOCK_URL or
     penstock://127.0.0.1:7420. `token`: None is the URL's, or $PENSTOCK_TOKEN. `tls`: for `penstocks://`; None
-    trusts the system's authorities. `name`: how the broker shows this client. `connect_timeout`: for the
-    first connection; `timeout`: for every call that does not say otherwise, retries included. Publishes wait
-    while `max_pending_bytes` are unconfirmed; a batch waits `linger` for more messages. `on_event`: see
-    `penstock.events`.
+    trusts the system's authorities. `name`: how the broker shows this client, in the history of a message for
+    instance; None is host:pid. `connect_timeout`: for the first connection; `timeout`: for every call that
+    does not say otherwise, retries included. Publishes wait while `max_pending_bytes` are unconfirmed; a batch
+    waits `linger` for more messages. `on_event`: see `penstock.events`.
 
     Opening raises `Disconnected`; malformed arguments raise `Invalid`.
     """
@@ -139,7 +141,7 @@ class Client:
         self.wire = Wire(
             endpoints(url, token),
             random=self._random,
-            name=name or "",
+            name=f"{socket.gethostname()}:{os.getpid()}" if name is None else name,
             timeout=self.timeout,
             tls=tls,
             on_event=on_event,

@@ -4,8 +4,12 @@ Events are said, never asked: nothing waits for a callback, and nothing depends 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from penstock.values import TopicPartition
+
+if TYPE_CHECKING:
+    from penstock.message import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class PartitionsLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class LateReply(Event):
-    """An answer came for which nobody waits any more; it is dropped."""
+    """An answer came for which nobody waits any more: whoever wants it all the same takes it from here. The
+    `Timeout` of the request had the same `detail["correlation_id"]`; its codec is gone, the body is bytes."""
 
-    queue: str
-    correlation_id: str | None
+    message: "Message[Any]"

@@ -125,7 +125,7 @@ class Queue(QueueOperations[T]):
         late.
 
         Raises `Timeout` if there is no answer in time, enqueueing included: it may be handled all the same,
-        and what comes then is dropped (`events.LateReply`). And what `enqueue` raises.
+        and an answer that still comes is an event (`events.LateReply`). And what `enqueue` raises.
         """
         if options:  # before there is a queue for answers
             message_cells(Outgoing(body, **options), self.client.wire.now_ms)

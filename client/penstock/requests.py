@@ -66,6 +66,7 @@ class Requests:
             raise Timeout(
                 f"no answer from {queue.name!r} within {seconds:g} s; it may be handled all the same",
                 hint="is a worker running that replies? pass a longer timeout=",
+                detail={"correlation_id": correlation_id},
             ) from None
         finally:
             self._waiting.pop(correlation_id or "", None)
@@ -88,7 +89,7 @@ class Requests:
     def _answered(self, message: Message[bytes]) -> None:
         waiting = self._waiting.pop(message.correlation_id or "", None)
         if waiting is None or waiting.answer.done():
-            self._client.wire.emit(LateReply(message.queue, message.correlation_id))
+            self._client.wire.emit(LateReply(message))
         else:
             waiting.answer.set_result(message.through(waiting.queue.codec))
 

@@ -312,6 +312,23 @@ def test_commit_of_an_old_generation_is_stale_after_the_partition_came_back() ->
     group.check_commit(first.id, first.told, lent)
 
 
+def test_who_comes_back_after_a_restart_and_leaves_at_once_hands_over_at_once() -> None:
+    places = [Place("t", partition) for partition in range(6)]
+    group = stable(0, 6)
+    for number in range(2):
+        group.join(number.to_bytes(16, "big"), None, ["t"], "sticky", places[number::3], 0)
+    rest(group)
+    assert owners(group).keys() == {*places[0::3], *places[1::3]}  # a third may come back, and has the rest
+    first, second = group.members
+    group.leave(first, 0)
+    rest(group)
+    assert owners(group) == dict.fromkeys([*places[0::3], *places[1::3]], second)
+    assert group.closed_until is not None
+    group.opened(group.closed_until)
+    rest(group)
+    assert owners(group) == dict.fromkeys(places, second)
+
+
 def test_table_has_an_answer_for_every_event_in_every_state() -> None:
     missing = {(state, event) for state in State for event in Event if (state, event) not in NEXT}
     gone = {(State.GONE, event) for event in Event}

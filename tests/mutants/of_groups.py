@@ -55,6 +55,13 @@ MUTANTS = (
         NODE + "member_of_an_earlier_life_of_the_broker_is_stale_and_keeps_what_it_names",
     ),
     Mutant(
+        "what was claimed and is free waits for those who may come back",
+        COORDINATOR,
+        "                self._claimed.add(place)\n",
+        "",
+        ALONE + "who_comes_back_after_a_restart_and_leaves_at_once_hands_over_at_once",
+    ),
+    Mutant(
         "instance loses its seat when it leaves",
         COORDINATOR,
         "        if member.instance is not None:\n            self._step(member, Event.LOST)\n",

@@ -162,7 +162,9 @@ class Coordinator:
         self._fenced: dict[bytes, None] = {}
         """Members whose seat another process of their instance took."""
         self.closed_until: int | None = None
-        """Until then nobody is given what nobody claims: others may come back, and claim it."""
+        """Until then nobody is given what nobody has claimed: others may come back, and claim it."""
+        self._claimed: set[Place] = set()
+        """What somebody has claimed so far, while it is closed; whoever is next may have it at once."""
         self.changed: dict[Member, None] = {}
         """Whose assignment is new since somebody looked, or who is gone."""
 
@@ -254,6 +256,7 @@ class Coordinator:
     def opened(self, mono: int) -> None:
         """What nobody has claimed may be given to anybody."""
         self.closed_until = None
+        self._claimed.clear()
         self._hand_over(mono)
 
     def resized(self, sizes: Mapping[str, int], mono: int) -> None:
@@ -347,6 +350,7 @@ class Coordinator:
             wanted = place.topic in subscriptions[member.rank] and place.partition < self._sizes[place.topic]
             if wanted and place not in self._owners:
                 self._own(member, place, self._generations.next())
+                self._claimed.add(place)
         current: dict[str, Collection[Place]] = {each.rank: each.held for each in self.members.values()}
         targets = ASSIGNORS[self.assignor](subscriptions, self._sizes, current) if self.members else {}
         for member in self.members.values():
@@ -368,10 +372,10 @@ class Coordinator:
 
     def _hand_over(self, mono: int) -> None:
         """Give what is free to whom it is meant for."""
-        if self.closed_until is not None and mono < self.closed_until:
-            return
+        closed = self.closed_until is not None and mono < self.closed_until
         for member in self.members.values():
-            granted = [place for place in member.target - member.held.keys() if place not in self._owners]
+            free = (place for place in member.target - member.held.keys() if place not in self._owners)
+            granted = [place for place in free if not closed or place in self._claimed]
             if granted:
                 self._tell(member)
                 for place in granted:

@@ -2,6 +2,8 @@
 
 import asyncio
 from datetime import timedelta
+from os import getpid
+from socket import gethostname
 from uuid import UUID
 
 import msgpack
@@ -232,6 +234,14 @@ async def test_awaiting_opens_too_and_opening_twice_is_opening_once(server):
     async with client as same:
         assert same is client
     assert len(server.hellos) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [("billing", "billing"), ("", ""), (None, f"{gethostname()}:{getpid()}")]
+)
+async def test_the_broker_is_told_who_it_is(server, given, shown):
+    async with penstock.connect(server.url, name=given):
+        assert server.hellos[0].client == shown
 
 
 async def test_handles_exist_before_the_client_is_open_and_calls_wait_for_it(server):

@@ -127,11 +127,18 @@ async def test_an_answer_is_settled_already(server, client, queue):
 async def test_no_answer_in_time_is_a_timeout_and_a_late_one_an_event(server, queue, events):
     asking = start(queue.request("x", 0.02))
     to, correlation_id, _ = await server.question()
-    with pytest.raises(Timeout, match=r"no answer from 'jobs' within 0\.02 s"):
+    with pytest.raises(Timeout, match=r"no answer from 'jobs' within 0\.02 s") as raised:
         await asking
+    assert raised.value.detail == {"correlation_id": correlation_id}
     server.answer(correlation_id, b"too late")
     await until(lambda: events)
-    assert events == [LateReply(to, correlation_id)]
+    (late,) = events
+    assert isinstance(late, LateReply)
+    assert (late.message.queue, late.message.correlation_id, late.message.body) == (
+        to,
+        correlation_id,
+        b"too late",
+    )
 
 
 async def test_a_request_that_is_refused_is_that_refusal(server, queue):
