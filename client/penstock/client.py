@@ -99,8 +99,8 @@ def connect(
     penstock://127.0.0.1:7420. `token`: None is the URL's, or $PENSTOCK_TOKEN. `tls`: for `penstocks://`; None
     trusts the system's authorities. `name`: how the broker shows this client, in the history of a message for
     instance; None is host:pid. `connect_timeout`: for the first connection; `timeout`: for every call that
-    does not say otherwise, retries included. Publishes wait while `max_pending_bytes` are unconfirmed; a batch
-    waits `linger` for more messages. `on_event`: see `penstock.events`.
+    does not say otherwise, retries included. Publishes wait while `max_pending_bytes` are unconfirmed; a
+    batch waits `linger` for more messages. `on_event`: see `penstock.events`.
 
     Opening raises `Disconnected`; malformed arguments raise `Invalid`.
     """
