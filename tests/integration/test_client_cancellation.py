@@ -108,15 +108,14 @@ async def test_receive_cancelled_while_a_message_arrives_forgets_it_not(jobs: Qu
         receiving = asyncio.ensure_future(jobs.receive(wait=SECONDS))
         filling = asyncio.ensure_future(books.fill())
         try:
-            return await receiving
+            await asyncio.wait([receiving, filling])
         except asyncio.CancelledError:
             receiving.cancel()
-            await asyncio.wait([receiving])
+            await asyncio.wait([receiving, filling])
             if not receiving.cancelled():  # it had them already: its caller was cancelled, not the call
                 await receiving.result().release()
             raise
-        finally:
-            await asyncio.wait([filling])
+        return receiving.result()
 
     async for ended in cancelled_at_every_turn(receive_and_enqueue):
         if not ended.cancelled():
