@@ -1,7 +1,12 @@
-"""Reading one partition: one long poll in flight, one fetch waiting, and one of which records are taken.
+"""Reading one partition: one fetch on its way, one waiting, and one of which records are taken.
 
     position    what the next fetch asks for
     finished    what a commit stores: behind the last record the application was done with
+
+Far from the end, and with few partitions, two are on their way, or broker and client would wait for each
+other: each asks for a number of records that surely fits, so that the one behind it can be sent without its
+answer. An answer that ends elsewhere makes that one useless: it is asked for anew. Where offsets are missing
+nobody can tell, and nothing is sent ahead.
 
 A reader knows neither groups nor what the application has in hand: it is told what was finished.
 """
@@ -11,7 +16,7 @@ import logging
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from penstock.errors import Disconnected, NotFound, Timeout
 from penstock.record import Record, RecordRun
@@ -30,6 +35,14 @@ log = logging.getLogger("penstock")
 FETCH_RECORDS = RECEIVE_MESSAGES_MAX
 WAIT_MS = 20_000
 """Of the long poll at the end of a partition."""
+
+
+class Sent(NamedTuple):
+    """A fetch on its way: from `first` on what lies before `behind`."""
+
+    first: int
+    behind: int
+    answer: "asyncio.Task[Records[Any] | None]"
 
 
 class Reader(Generic[T]):
@@ -84,6 +97,12 @@ class Reader(Generic[T]):
         self._ahead: deque[tuple[RecordRun[T], int]] | None = None
         self._ahead_behind = position
         self._failure: Exception | None = None
+        self._end = 0
+        """Of the partition, as far as is known."""
+        self._stride = 0
+        """How many records surely fit a fetch; 0: nobody can tell."""
+        self._sent: Sent | None = None
+        """The fetch behind the one that is waited for."""
         self._wanted = asyncio.Event()
         self._wanted.set()
 
@@ -111,6 +130,7 @@ class Reader(Generic[T]):
         """End the fetch."""
         if self._task is not None:
             self._task.cancel()
+        self._forget_sent()
 
     async def close(self) -> None:
         """End the fetch, and return when it has ended."""
@@ -200,7 +220,7 @@ class Reader(Generic[T]):
         try:
             while self.until is None or self._position < self.until:
                 await self._wanted.wait()
-                records = await self._fetch()
+                records = await self._next()
                 if records is None:
                     continue
                 self.heard = True
@@ -230,14 +250,55 @@ class Reader(Generic[T]):
             if end:
                 yield run, end
 
-    async def _fetch(self) -> Records[T] | None:
+    async def _next(self) -> Records[T] | None:
+        """What is at the position; while that is on its way, what lies behind it is asked for."""
+        sent, self._sent = self._sent or self._send(self._position), None
+        if sent is None:
+            records = await self._fetch(self._position, FETCH_RECORDS)
+        else:
+            self._sent = self._send(sent.behind)
+            records = await sent.answer
+        if records is not None:
+            self._learn(records)
+        if self._sent is not None and (records is None or records.next_offset != self._sent.first):
+            self._forget_sent()
+        return records
+
+    def _send(self, first: int) -> Sent | None:
+        """Ask for as much as surely fits; None if it is not known how much that is, or not all is there."""
+        behind = first + self._stride
+        end = self._end if self.until is None else min(self._end, self.until)
+        if not self._stride or behind > end or not self._turn.sends_ahead:
+            return None
+        answer = asyncio.ensure_future(self._fetch(first, self._stride))
+        answer.add_done_callback(_look_at)
+        return Sent(first, behind, answer)
+
+    def _learn(self, records: Records[T]) -> None:
+        """From a fetch, how much fits."""
+        self._end = records.end
+        whole = records.next_offset - self._position
+        if not records or whole != len(records):
+            self._stride = 0
+            return
+        size = sum(run.batch.length for run in records.runs)
+        fit = min(self._turn.fetch_bytes * whole * 3 // 4 // size, FETCH_RECORDS)
+        batch = max(run.stamps.messages for run in records.runs)
+        self._stride = fit - fit % batch if fit > batch else batch  # whole batches need no cut
+
+    def _forget_sent(self) -> None:
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent.answer.cancel()
+
+    async def _fetch(self, offset: int, most: int) -> Records[T] | None:
         """None when the broker could not be reached in time: the task asks again."""
-        left = FETCH_RECORDS if self.until is None else self.until - self._position
+        left = most if self.until is None else self.until - offset
         try:
             return await self.topic.fetch_once(
                 self.place.partition,
-                self._position,
-                min(left, FETCH_RECORDS),
+                offset,
+                min(left, most),
                 self._turn.fetch_bytes,
                 WAIT_MS if self.heard else 0,
                 None,
@@ -246,3 +307,9 @@ class Reader(Generic[T]):
         except (Timeout, Disconnected) as error:
             log.debug("fetching from %r again: %s", self.topic, error)
             return None
+
+
+def _look_at(answer: "asyncio.Task[Any]") -> None:
+    """What failed and nobody waits for is no news: whoever asks there again is told."""
+    if not answer.cancelled():
+        answer.exception()

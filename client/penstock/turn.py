@@ -20,6 +20,8 @@ T = TypeVar("T")
 FETCH_BYTES_MIN, FETCH_BYTES_MAX = MIB // 8, MIB
 FETCHED_BYTES = 128 * MIB
 """Of all partitions together, as far as `FETCH_BYTES_MIN` allows; each has two fetches at most."""
+SENT_AHEAD_PARTITIONS_MAX = 8
+"""With more of them the broker is never without something to fetch, and one fetch of each is enough."""
 
 
 class Turn(Generic[T]):
@@ -40,6 +42,11 @@ class Turn(Generic[T]):
         """How much one fetch may bring: with many partitions each gets less of the consumer's memory."""
         share = FETCHED_BYTES // 2 // max(1, self._readers)
         return min(max(share, FETCH_BYTES_MIN), FETCH_BYTES_MAX)
+
+    @property
+    def sends_ahead(self) -> bool:
+        """Whether a partition may have a second fetch on its way."""
+        return self._readers <= SENT_AHEAD_PARTITIONS_MAX
 
     def begin(self, reader: Reader[T]) -> None:
         """Read it from now on."""
