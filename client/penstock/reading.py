@@ -46,7 +46,7 @@ class Sent(NamedTuple):
 
 
 class Reader(Generic[T]):
-    """One partition: a task that keeps one fetch ahead of the application, and what came of it.
+    """One partition: a task that keeps one fetch ahead of the application, or two, and what came of it.
 
     It reads from `begin` on, up to `until` if that is given; with `where` (as on the wire) what fits.
     `finished` is what a commit stores, `committed` what one stored. `lost`: the partition is somebody else's

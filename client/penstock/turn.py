@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 FETCH_BYTES_MIN, FETCH_BYTES_MAX = MIB // 8, MIB
 FETCHED_BYTES = 128 * MIB
-"""Of all partitions together, as far as `FETCH_BYTES_MIN` allows; each has two fetches at most."""
+"""Of all partitions together, as far as `FETCH_BYTES_MIN` allows; each has two fetches at most,
+of a few partitions three."""
 SENT_AHEAD_PARTITIONS_MAX = 8
 """With more of them the broker is never without something to fetch, and one fetch of each is enough."""
 

@@ -29,6 +29,14 @@ def filled(records: int, partitions: int = 1) -> Broker:
     return broker
 
 
+async def begin_to_read(broker: Broker, consumer: TopicConsumer[bytes]) -> None:
+    """Of the first fetch; what is asked for behind it is not answered."""
+    await turns(10)
+    del broker.wire.answers[Fetch]
+    await anext(consumer)
+    await turns(10)
+
+
 async def read(consumer: TopicConsumer[bytes], records: int) -> list[int]:
     return [(await anext(consumer)).offset for _ in range(records)]
 
@@ -36,10 +44,7 @@ async def read(consumer: TopicConsumer[bytes], records: int) -> list[int]:
 async def test_far_from_the_end_the_next_fetch_is_sent_before_the_one_in_front_is_answered() -> None:
     broker = filled(60)
     async with broker.consumer() as consumer:
-        await turns(10)
-        del broker.wire.answers[Fetch]
-        await anext(consumer)
-        await turns(10)
+        await begin_to_read(broker, consumer)
         assert fetches(broker) == [0, 10, 20]
         broker.wire.answers[Fetch] = broker._fetch
         broker.wire.answer(Fetch)
@@ -51,10 +56,7 @@ async def test_fetch_ahead_that_began_elsewhere_is_asked_for_anew() -> None:
     broker = filled(60)
     broker.times[10] = 1  # alone in its fetch
     async with broker.consumer() as consumer:
-        await turns(10)
-        del broker.wire.answers[Fetch]
-        await anext(consumer)
-        await turns(10)
+        await begin_to_read(broker, consumer)
         broker.wire.answers[Fetch] = broker._fetch
         broker.wire.answer(Fetch)
         assert await read(consumer, 59) == list(range(1, 60))
@@ -65,30 +67,21 @@ async def test_nothing_is_sent_ahead_where_offsets_are_missing() -> None:
     broker = filled(60)
     broker.gone = {offset for offset in range(60) if offset % 10 == 5}
     async with broker.consumer() as consumer:
-        await turns(10)
-        del broker.wire.answers[Fetch]
-        await anext(consumer)
-        await turns(10)
+        await begin_to_read(broker, consumer)
         assert fetches(broker) == [0, 10]
 
 
 async def test_nothing_is_sent_ahead_for_one_of_many_partitions() -> None:
     broker = filled(60, SENT_AHEAD_PARTITIONS_MAX + 1)
     async with broker.consumer(*range(SENT_AHEAD_PARTITIONS_MAX + 1)) as consumer:
-        await turns(10)
-        del broker.wire.answers[Fetch]
-        await anext(consumer)
-        await turns(10)
+        await begin_to_read(broker, consumer)
         assert fetches(broker) == [0] * (SENT_AHEAD_PARTITIONS_MAX + 1) + [10]
 
 
 async def test_nothing_beyond_the_last_record_asked_for_is_sent_ahead() -> None:
     broker = filled(60)
     async with broker.consumer(until={0: 15}) as consumer:
-        await turns(10)
-        del broker.wire.answers[Fetch]
-        await anext(consumer)
-        await turns(10)
+        await begin_to_read(broker, consumer)
         assert fetches(broker) == [0, 10]
         broker.wire.answers[Fetch] = broker._fetch
         broker.wire.answer(Fetch)
@@ -98,10 +91,7 @@ async def test_nothing_beyond_the_last_record_asked_for_is_sent_ahead() -> None:
 async def test_seek_forgets_what_was_sent_ahead() -> None:
     broker = filled(60)
     async with broker.consumer() as consumer:
-        await turns(10)
-        del broker.wire.answers[Fetch]
-        await anext(consumer)
-        await turns(10)
+        await begin_to_read(broker, consumer)
         consumer.seek(0, 3)
         broker.wire.answers[Fetch] = broker._fetch
         broker.wire.answer(Fetch)
