@@ -5,8 +5,6 @@ the broker's. Everything belongs to the event loop it was opened in.
 """
 
 import asyncio
-import os
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import suppress
@@ -21,7 +19,7 @@ from penstock.batching import Publisher
 from penstock.codecs import Codec
 from penstock.compression import Compression
 from penstock.connection import Wire
-from penstock.endpoint import endpoints
+from penstock.endpoint import endpoints, own_name
 from penstock.errors import ClientClosed, NotFound
 from penstock.events import Event
 from penstock.group import Group
@@ -141,7 +139,7 @@ class Client:
         self.wire = Wire(
             endpoints(url, token),
             random=self._random,
-            name=f"{socket.gethostname()}:{os.getpid()}" if name is None else name,
+            name=own_name() if name is None else name,
             timeout=self.timeout,
             tls=tls,
             on_event=on_event,

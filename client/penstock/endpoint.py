@@ -1,9 +1,10 @@
-"""Where to connect: URLs, and the only look this client takes at the environment.
+"""Where to connect, and from where: URLs, and the only look this client takes at its environment.
 
 `penstock://[token@]host:port`, `penstocks://` for TLS. A token never appears in a repr or an error.
 """
 
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -60,3 +61,8 @@ def _endpoint(url: str, token: str | None) -> Endpoint:
         token = unquote(parts.username) if parts.username else os.environ.get("PENSTOCK_TOKEN")
     default = DEFAULT_PORT if port is None else port
     return Endpoint(parts.hostname, default, parts.scheme == "penstocks", token or None)
+
+
+def own_name() -> str:
+    """What tells this process from others, for people: host:pid."""
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -15,8 +15,8 @@ MUTANTS = (
     Mutant(
         "partition given away before it is given up",
         COORDINATOR,
-        "for place in member.target - member.held.keys() if place not in self._owners]",
-        "for place in member.target - member.held.keys()]",
+        "for place in member.target - member.held.keys() if place not in self._owners)",
+        "for place in member.target - member.held.keys())",
         MACHINE,
     ),
     Mutant(
