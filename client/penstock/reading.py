@@ -133,10 +133,12 @@ class Reader(Generic[T]):
         self._forget_sent()
 
     async def close(self) -> None:
-        """End the fetch, and return when it has ended."""
+        """End what is on its way, and return when it has ended."""
+        under_way = [] if self._task is None else [self._task]
+        ahead = [] if self._sent is None else [self._sent.answer]
         self.stop()
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if under_way or ahead:
+            await asyncio.wait([*under_way, *ahead])
 
     # Taking
 
