@@ -10,7 +10,7 @@ batch with it that was sent; what is gathered or unconfirmed stays below `max_pe
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from copy import copy
 from functools import partial
 from random import Random
@@ -20,12 +20,12 @@ from penstock import retry
 from penstock.bulk import Bulk, Stretch
 from penstock.confirms import understood
 from penstock.connection import Wire
-from penstock.errors import Busy, ClientClosed, Disconnected, Error, OutcomeUnknown, Refused, Stale, TooLarge
+from penstock.errors import Busy, ClientClosed, Disconnected, Error, OutcomeUnknown, Refused, TooLarge
+from penstock.inquiry import Inquiries
 from penstock.lanes import Address, Batch, Caller, Lane, Outcome, Stage
 from penstock.producers import Producers
 from penstock.values import Cells
 from penstock_protocol.errors import Cancelled, SequenceGap
-from penstock_protocol.errors import OutcomeUnknown as WireOutcomeUnknown
 from penstock_protocol.limits import MESSAGE_BYTES_MAX_DEFAULT, PRODUCER_ID_NAMED_MIN
 from penstock_protocol.messages.queues import Confirm
 
@@ -68,6 +68,7 @@ class Publisher:
         """Beyond the pending bound: who waits, and how it goes on."""
         self._message_bytes_max = MESSAGE_BYTES_MAX_DEFAULT
         self.producers = Producers(wire, self._wake, self._end)
+        self.inquiries = Inquiries(self, wire)
         wire.on_connected(self._connected)
 
     # Gathering
@@ -199,7 +200,7 @@ class Publisher:
         self._pending += batch.size
         if batch.gathering and self._linger:
             asyncio.get_running_loop().call_later(self._linger, self._wake, batch.lane)
-        else:
+        elif not self._sent_at_once(batch):
             self._wake(batch.lane)
 
     def _limit(self, batch: Batch, timeout: float) -> None:
@@ -249,6 +250,15 @@ class Publisher:
                 if self._still_wanted(batch):
                     self._send(lane.send())
                 self._ready[lane] = None
+
+    def _sent_at_once(self, batch: Batch) -> bool:
+        """Send a batch that nobody joins here and now, unless something is in front of it: the broker is at
+        work on it while the next one is made."""
+        waits = self._ready or not self._wire.connected or (batch.size > self._credit and self._open)
+        if waits or batch.gathering or not batch.count or batch.lane.sendable() is not batch:
+            return False
+        self._send(batch.lane.send())
+        return True
 
     def _still_wanted(self, batch: Batch) -> bool:
         """Whether any of its callers still waits; the messages of the others are taken back."""
@@ -359,7 +369,7 @@ class Publisher:
                 except Refused as refused:  # this message alone
                     caller.set_exception(refused)
             elif isinstance(outcome, OutcomeUnknown):
-                caller.set_exception(self._unknown(batch, partial(self._ask_for, batch, index, view)))
+                caller.set_exception(self.inquiries.unknown_one(batch, index, view))
             else:
                 caller.set_exception(copy(outcome))
 
@@ -374,7 +384,7 @@ class Publisher:
     def _give_up(self, lane: Lane) -> None:
         """The lane's open batches end as unknown: none of them can be confirmed without the first."""
         for batch in lane.give_up():
-            self._end(batch, self.unknown(batch))
+            self._end(batch, self.inquiries.unknown(batch))
         self._wake(lane)
 
     def _caller_is_late(self, caller: asyncio.Future[Any]) -> None:
@@ -383,8 +393,7 @@ class Publisher:
             for batch in lane.batches():
                 for index, (other, view) in enumerate(batch.callers):
                     if other is caller and batch.data is not None:
-                        repeat = partial(self._ask_for, batch, index, view)
-                        caller.set_exception(self._unknown(batch, repeat))
+                        caller.set_exception(self.inquiries.unknown_one(batch, index, view))
                         return
         caller.set_exception(self.not_sent())
 
@@ -393,15 +402,6 @@ class Publisher:
         if self._wire.connected:
             return Busy("the publish found no room on the connection in time", hint="publish less at once")
         return Disconnected("the publish was not sent: there was no connection in time")
-
-    def unknown(self, batch: Batch) -> OutcomeUnknown:
-        """The error of a batch as a whole; its `retry()` returns the confirm."""
-        return self._unknown(batch, partial(self.ask_again, batch))
-
-    @staticmethod
-    def _unknown(batch: Batch, repeat: Callable[[], Awaitable[Any]]) -> OutcomeUnknown:
-        name = batch.lane.address.name
-        return OutcomeUnknown(f"a publish to {name!r} was not confirmed in time", repeat=repeat)
 
     def withdraw(self, batch: Batch, why: Error) -> None:
         """End a batch with `why` as soon as it is certain that it is not appended."""
@@ -412,67 +412,11 @@ class Publisher:
             batch.lane.remove(batch)
             self._end(batch, why)
 
-    # Asking again
-
-    async def ask_again(self, batch: Batch) -> Confirm:
-        """What became of a batch, whoever asks and how often: it is not appended twice, and what one was
-        told is what all are told. Raises what a publish raises."""
-        if batch.asking is None:
-            batch.asking = asyncio.ensure_future(self._ask_again(batch))
-            batch.asking.add_done_callback(partial(self._asked, batch))
-        return await asyncio.shield(batch.asking)
-
-    @staticmethod
-    def _asked(batch: Batch, task: asyncio.Task[Confirm]) -> None:
-        batch.asking = None
-        if not task.cancelled():
-            task.exception()  # it was raised where it is awaited, if anywhere
-
-    async def _ask_again(self, batch: Batch) -> Confirm:
-        if batch.stage is not Stage.DONE:
-            await self._outcome_of(batch)
-        if isinstance(batch.outcome, OutcomeUnknown):
-            batch.outcome = await self._find_out(batch)
-        assert batch.outcome is not None
-        if isinstance(batch.outcome, Error):
-            raise copy(batch.outcome)
-        return batch.outcome
-
-    async def _find_out(self, batch: Batch) -> Outcome:
-        """Send it under its old number. If that proves that it is not appended, publish it anew."""
-        try:
-            confirm: Confirm = await self._wire.request(batch.request())
-        except SequenceGap as gap:
-            if gap.detail.get("expected", 0) < batch.floor:  # the broker has forgotten this producer
-                raise self.unknown(batch) from None
-        except (*retry.AGAIN, Disconnected, WireOutcomeUnknown):
-            raise self.unknown(batch) from None
-        except Stale as stale:
-            if not batch.floor <= stale.detail.get("expected", -1) <= batch.sequence:
-                raise self.unknown(batch) from None
-            if self.producers.is_fenced(batch.lane):
-                return stale
-        except Refused as refusal:
-            return refusal
-        else:
-            return understood(confirm)
-        batch.stage, batch.doubt, batch.withdrawn = Stage.QUEUE, False, None
-        self.submit(batch)
-        outcome = await self._outcome_of(batch)
-        if isinstance(outcome, OutcomeUnknown):
-            raise self.unknown(batch)
-        return outcome
-
-    def _outcome_of(self, batch: Batch) -> "asyncio.Future[Outcome]":
+    def outcome_of(self, batch: Batch) -> "asyncio.Future[Outcome]":
+        """Its outcome, once it is known; for this package."""
         joiner: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         batch.joiners.append(joiner)
         return joiner
-
-    async def _ask_for(self, batch: Batch, index: int, view: Callable[[Confirm, int], R]) -> R:
-        try:
-            return view(await self.ask_again(batch), index)
-        except OutcomeUnknown:
-            raise self._unknown(batch, partial(self._ask_for, batch, index, view)) from None
 
     # The end
 
@@ -482,7 +426,7 @@ class Publisher:
         outcomes = []
         for lane in self._lanes.values():
             self._wake(lane)
-            outcomes += [self._outcome_of(batch) for batch in lane.batches()]
+            outcomes += [self.outcome_of(batch) for batch in lane.batches()]
         if outcomes:
             await asyncio.wait(outcomes)
 
@@ -495,6 +439,6 @@ class Publisher:
                 caller.set_exception(copy(closed))
         for lane in self._lanes.values():
             for batch in lane.batches():
-                outcome = self.unknown(batch) if batch.in_doubt else closed
+                outcome = self.inquiries.unknown(batch) if batch.in_doubt else closed
                 lane.remove(batch)
                 self._end(batch, outcome)

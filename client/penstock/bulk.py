@@ -261,7 +261,7 @@ class Bulk(Generic[T, V]):
         if batch.data is None:
             self._publisher.withdraw(batch, self._publisher.not_sent())
         else:
-            self._ended(batch, self._publisher.unknown(batch))
+            self._ended(batch, self._publisher.inquiries.unknown(batch))
 
     async def _change(self) -> None:
         self._changed = asyncio.get_running_loop().create_future()
@@ -309,7 +309,7 @@ class Bulk(Generic[T, V]):
         try:
             for piece in self._pieces:
                 if isinstance(self._outcomes.get(piece.batch), OutcomeUnknown):
-                    confirm = await self._publisher.ask_again(piece.batch)
+                    confirm = await self._publisher.inquiries.ask(piece.batch)
                     stretches += [Stretch(*row) for row in accepted(confirm, piece.first, piece.messages)]
                     for each in conflicts(confirm, piece.first, piece.messages):
                         why = why or conflict(each)

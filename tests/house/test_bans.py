@@ -49,7 +49,7 @@ BANS = {
     "files in the broker": Ban(
         ("broker", "protocol"),
         FILES,
-        (f"{BROKER}/storage/os_files.py", f"{BROKER}/config.py", f"{BROKER}/tools/directory.py"),
+        (f"{BROKER}/storage/os_*.py", f"{BROKER}/config.py", f"{BROKER}/tools/directory.py"),
     ),
     "the environment in the broker": Ban(("broker", "protocol"), ENVIRONMENT, (f"{BROKER}/config.py",)),
     "the event loop in the broker": Ban(

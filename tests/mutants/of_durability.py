@@ -6,6 +6,7 @@ JOURNAL, ENGINE = f"{BROKER}/storage/journal.py", f"{BROKER}/storage/engine.py"
 RECOVERY, BLOCKS, ENTRIES = (f"{BROKER}/storage/{name}.py" for name in ("recovery", "blocks", "entries"))
 CHECKPOINT, SAVER = f"{BROKER}/storage/checkpoint.py", f"{BROKER}/storage/saver.py"
 OS_FILES = f"{BROKER}/storage/os_files.py"
+OS_BULK = f"{BROKER}/storage/os_bulk.py"
 
 SYNCS = "tests/unit/storage/test_syncs.py::test_"
 FAULTS = "tests/unit/storage/test_faults.py::test_"
@@ -16,6 +17,7 @@ STARTS = "tests/unit/storage/test_starts.py::test_"
 REVIEW = "tests/model/test_review_findings.py::test_"
 FOUND = "tests/model/test_simulator_findings.py::test_"
 OS = "tests/unit/storage/test_os_files.py::test_"
+BULK = "tests/unit/storage/test_os_bulk.py::test_"
 OS_SYNCS = "tests/unit/storage/test_os_syncs.py::test_"
 
 MUTANTS = (
@@ -150,11 +152,39 @@ MUTANTS = (
         OS_SYNCS + "what_a_job_changes_is_synced_before_it_is_done",
     ),
     Mutant(
-        "steps of a copy synced all at once",
-        OS_FILES,
-        "            os.fdatasync(fd)\n            written += at - step.offset\n",
-        "            written += at - step.offset\n        os.fdatasync(fd)\n",
+        "steps of a copy not synced",
+        OS_BULK,
+        "        os.fdatasync(self._fd)\n        return end",
+        "        return end",
         OS_SYNCS + "copy_syncs_each_step_before_the_next_begins",
+    ),
+    Mutant(
+        "bulk through the cache synced only at its end",
+        OS_BULK,
+        "            if self._direct is None:\n                os.fdatasync(self._fd)\n",
+        "",
+        BULK + "where_nothing_can_be_written_past_the_cache_it_goes_through_it",
+    ),
+    Mutant(
+        "end of a bulk write forgotten",
+        OS_BULK,
+        "        self._write(done, high)\n",
+        "",
+        BULK + "pieces_stand_one_behind_the_other_and_nothing_else_is_changed",
+    ),
+    Mutant(
+        "gap between extents not read over",
+        OS_BULK,
+        "            self._into.append(self._gap[:gap])\n",
+        "            pass\n",
+        BULK + "extents_with_gaps_between_them_are_read_over_them",
+    ),
+    Mutant(
+        "short read taken for a whole one",
+        OS_BULK,
+        "            if got < size:\n",
+        "            if not got:\n",
+        BULK + "source_that_ends_too_early_is_damage_or_zeros",
     ),
     Mutant(
         "half-made file kept",

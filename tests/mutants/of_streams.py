@@ -96,6 +96,13 @@ MUTANTS = (
         CLIENT + "handles_of_one_topic_share_their_sequences_whatever_they_compress",
     ),
     Mutant(
+        "a call's batch put off until the end of the turn",
+        "client/penstock/batching.py",
+        "        elif not self._sent_at_once(batch):\n",
+        "        else:\n",
+        "tests/unit/client/test_bulk.py::test_the_broker_is_at_work_on_one_call_while_the_next_is_made",
+    ),
+    Mutant(
         "table: an older record of another partition wins",
         TABLE,
         "        if row is not None and row.partition != partition and row.time > time:\n",

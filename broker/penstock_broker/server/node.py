@@ -28,7 +28,7 @@ from penstock_broker.config import Config, supervisor
 from penstock_broker.core import Core
 from penstock_broker.facts import NodeFacts
 from penstock_broker.meters import Meters
-from penstock_broker.server import logs, signals
+from penstock_broker.server import logs, memory, signals
 from penstock_broker.server.listener import Listener, address_of, bind
 from penstock_broker.server.loop import Turns
 from penstock_broker.server.notify import Notifier
@@ -72,6 +72,7 @@ def serve(config: Config) -> int:
     """Run a broker with these settings until it is told to stop; the exit code."""
     logs.configure(sys.stderr, config.log.format, config.log.level)
     sys.setswitchinterval(SWITCH_SECONDS)
+    memory.keep_freed()
     _raise_descriptor_limit(config.server.connections_max + DESCRIPTORS_BESIDE_CONNECTIONS)
     notifier = Notifier(supervisor().socket)
     clock = SystemClock()

@@ -89,7 +89,7 @@ class Moved(NamedTuple):
         return sum(batch.length for batch in self.batches)
 
 
-Gathering: TypeAlias = Generator[Moved | Extent | None, bytes, None]
+Gathering: TypeAlias = Generator[Moved | Extent | None, Buffer, None]
 """Yields what it found; None when it has worked long enough for one turn; or what must be loaded first,
 which is then sent to it (nothing, where that could not be read)."""
 

@@ -26,6 +26,7 @@ from penstock_broker.storage.log import Use
 from penstock_broker.storage.node import NODE, Node
 from penstock_broker.storage.reads import Reads
 from penstock_broker.storage.segment import segment_name
+from penstock_protocol.checksum import Buffer
 
 ARCHIVE_AGE_MS = 60_000
 PACE_BYTES_PER_MS = 100_000
@@ -212,7 +213,7 @@ class Archiver(Generic[T]):
             taken -= file.size
         return None
 
-    def _gather(self, steps: Gathering, answer: bytes | None, wall: int) -> None:
+    def _gather(self, steps: Gathering, answer: Buffer | None, wall: int) -> None:
         """One turn's worth of making a run; `answer` is what it had asked for."""
         while True:
             try:

@@ -21,6 +21,7 @@ from penstock_broker.storage.log import Log, Stretch
 from penstock_broker.storage.reads import Reads, block_extent
 from penstock_broker.storage.segment import Row, decode_head
 from penstock_protocol.batch import BatchView
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Invalid
 
 LOOK_EVERY_MS = 5_000
@@ -31,7 +32,7 @@ MERGE_BYTES = 1 << 20
 """Smaller stretches become one with their neighbours."""
 
 R = TypeVar("R")
-Steps: TypeAlias = Generator[Extent | None, bytes, R]
+Steps: TypeAlias = Generator[Extent | None, Buffer, R]
 """Work in slices, as of a Gathering, and its result."""
 
 

@@ -24,6 +24,7 @@ from penstock_broker.storage.log import Stretch, Use
 from penstock_broker.storage.node import Node
 from penstock_broker.storage.reads import Cold, Loaded, Reads, block_extent
 from penstock_broker.storage.segment import Indexed, decode_head, head_bytes, segment_name
+from penstock_protocol.checksum import Buffer
 
 ALIVE_SHARE = 4
 """A segment with less than one in so many bytes alive is evacuated."""
@@ -98,7 +99,7 @@ class Evacuation:
 
 def whole_index(
     owner: Owner, stretch: Stretch, reads: Reads
-) -> Generator[Extent | None, bytes, list[Indexed] | None]:
+) -> Generator[Extent | None, Buffer, list[Indexed] | None]:
     """Where each block of a stretch lies; None if that cannot be known of all."""
     loaded: Loaded = {}
     while True:
@@ -112,7 +113,7 @@ def whole_index(
 
 def _kept(
     owner: Owner, stretch: Stretch, reads: Reads
-) -> Generator[Extent | None, bytes, list[Batch] | None]:
+) -> Generator[Extent | None, Buffer, list[Batch] | None]:
     """The batches of a stretch that are wanted; None if some of it cannot be read."""
     index = yield from whole_index(owner, stretch, reads)
     if index is None:

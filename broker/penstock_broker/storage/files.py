@@ -139,7 +139,7 @@ class Files(Readable, Protocol):
         """Bytes of a file that was prepared in this life, without a copy. The view pins the file's map."""
         ...
 
-    def peek(self, name: str, offset: int, length: int) -> bytes | None:
+    def peek(self, name: str, offset: int, length: int) -> Buffer | None:
         """Bytes of any file if they are in memory already; None if that would wait for the disk."""
         ...
 

@@ -1,4 +1,4 @@
-"""Files on a real disk: the only room that touches `os` and `mmap`.
+"""Files on a real disk: with `os_bulk` the only room that touches `os` and `mmap`.
 
 Invariants: a descriptor is never closed while a thread works with it; a file that is mapped was
 zero-filled or written in full, so a store or a look never meets a hole (a hole turns a full disk into
@@ -19,7 +19,6 @@ from threading import Lock
 
 from penstock_broker.storage.files import (
     Copy,
-    Damaged,
     Drop,
     Extent,
     Job,
@@ -27,24 +26,21 @@ from penstock_broker.storage.files import (
     Prepare,
     Rename,
     Space,
+    Step,
     StorageError,
     Sync,
     Write,
 )
-from penstock_protocol.checksum import Buffer, crc32
+from penstock_broker.storage.os_bulk import BUFFERS_MAX, STAGE_BYTES, BulkWrite, Stages
+from penstock_protocol.checksum import Buffer
 
 LOCK_NAME = "lock"
-CHUNK_BYTES = 1 << 20
 DESCRIPTORS_MAX = 256
 """Open files kept for the next use; those in use at this moment come on top."""
-BUFFERS_MAX = 1024
-"""IOV_MAX of Linux: buffers one pwritev takes."""
-SYNCED_BYTES = 512 << 10
-"""What is written in bulk is synced after so many bytes: a sync of the journal waits behind no more."""
-GAP_BYTES_MAX = 64 << 10
-"""Between two extents that one read fetches."""
+DIRECT_BYTES_MIN = 64 << 10
+"""A copy of less goes through the page cache."""
 
-_ZEROS = memoryview(bytes(SYNCED_BYTES))
+_ZEROS = memoryview(bytes(STAGE_BYTES))
 _NOT_AT_ONCE = (errno.EAGAIN, errno.EOPNOTSUPP)
 
 
@@ -128,6 +124,7 @@ class OsFiles:
         self._directory = -1
         self._locked = -1
         self._maps: dict[str, mmap.mmap] = {}
+        self._stages = Stages()
 
     def lock(self) -> None:
         """Make the directory if need be and take it. A second call does nothing.
@@ -174,7 +171,7 @@ class OsFiles:
         """Bytes of a file that was prepared in this life, without a copy. The view pins the file's map."""
         return memoryview(self._maps[name])[offset : offset + length]
 
-    def peek(self, name: str, offset: int, length: int) -> bytes | None:
+    def peek(self, name: str, offset: int, length: int) -> Buffer | None:
         """Bytes of any file if they are in memory already; None if that would wait for the disk."""
         buffer = bytearray(length)
         got = 0
@@ -189,7 +186,7 @@ class OsFiles:
                 if not count:
                     break
                 got += count
-        return bytes(buffer) if got == length else bytes(buffer[:got])
+        return buffer if got == length else buffer[:got]
 
     def unmap(self, name: str) -> bool:
         """Close the map of a file; False while any view of it is alive."""
@@ -274,53 +271,31 @@ class OsFiles:
         written = 0
         for step in job.steps:
             _zero_fill(fd, step.offset)
-            at = synced = step.offset
-            for some in _together(step.pieces):
-                if isinstance(some, Extent):
-                    at += self._copy_extent(fd, at, some)
-                else:
-                    at += self._copy_together(fd, at, some, or_zeros=job.or_zeros)
-                if at - synced >= SYNCED_BYTES:
-                    os.fdatasync(fd)
-                    synced = at
-            os.fdatasync(fd)
-            written += at - step.offset
+            with self._direct(job.name, step) as direct, self._stages.borrow() as stage:
+                borrow = self._descriptors.borrow
+                bulk = BulkWrite(fd, direct, step.offset, stage, borrow, or_zeros=job.or_zeros)
+                written += bulk.write(step.pieces)
         os.fsync(self._directory)  # an older file, too: who made it may not have come so far
         return written
 
-    def _copy_together(
-        self, fd: int, offset: int, pieces: Sequence[Buffer | Extent], *, or_zeros: bool
-    ) -> int:
-        """Pieces whose extents lie close together in one file: one read, one write."""
-        extents = [piece for piece in pieces if isinstance(piece, Extent)]
-        if not extents:
-            return _write_all(fd, offset, [piece for piece in pieces if not isinstance(piece, Extent)])
-        low, high = extents[0].offset, extents[-1].offset + extents[-1].length
-        with self._descriptors.borrow(extents[0].name) as source:
-            read = _read_or_zeros if or_zeros else _read_all
-            whole = memoryview(read(source, low, high - low, extents))
-        buffers: list[Buffer] = []
-        for piece in pieces:
-            if isinstance(piece, Extent):
-                buffers.append(whole[piece.offset - low : piece.offset - low + piece.length])
-            else:
-                buffers.append(piece)
-        return _write_all(fd, offset, buffers)
-
-    def _copy_extent(self, fd: int, offset: int, extent: Extent) -> int:
-        """Copy chunk by chunk; what was written is void when `Damaged` is raised at the end."""
-        crc = copied = 0
-        with self._descriptors.borrow(extent.name) as source:
-            while copied < extent.length:
-                size = min(CHUNK_BYTES, extent.length - copied)
-                chunk = _read(source, extent.offset + copied, size)
-                if len(chunk) < size:
-                    raise Damaged(f"{extent.name} ends inside {extent.length} bytes at {extent.offset}")
-                crc = crc32(chunk, crc)
-                copied += _write(fd, offset + copied, chunk)
-        if extent.crc is not None and crc != extent.crc:
-            raise Damaged(f"{extent.name}: {extent.length} bytes at {extent.offset} fail their checksum")
-        return copied
+    @contextmanager
+    def _direct(self, name: str, step: Step) -> Iterator[int | None]:
+        """The file once more, to be written past the page cache, where that is worth it and possible."""
+        size = sum(piece.length if isinstance(piece, Extent) else len(piece) for piece in step.pieces)
+        if size < DIRECT_BYTES_MIN:
+            yield None
+            return
+        try:
+            fd = os.open(name, os.O_WRONLY | os.O_DIRECT, dir_fd=self._directory)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            yield None
+            return
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def _drop(self, job: Drop) -> None:
         self._descriptors.forget(job.name)
@@ -382,70 +357,6 @@ def _write(fd: int, offset: int, data: Buffer) -> int:
     return written
 
 
-def _together(pieces: Sequence[Buffer | Extent]) -> Iterator[Extent | Sequence[Buffer | Extent]]:
-    """Extents that are checked, one by one, and between them runs of what is not: buffers, and other
-    extents of one file that lie in order, with small gaps, so that one read fetches them."""
-    run: list[Buffer | Extent] = []
-    low, last = 0, None
-    for piece in pieces:
-        if isinstance(piece, Extent):
-            fits = last is None or (
-                piece.name == last.name
-                and 0 <= piece.offset - last.offset - last.length <= GAP_BYTES_MAX
-                and piece.offset + piece.length - low <= SYNCED_BYTES
-            )
-            if run and not (piece.crc is None and fits):
-                yield run
-                run, last = [], None
-            if piece.crc is not None:
-                yield piece
-                continue
-            low = piece.offset if last is None else low
-            last = piece
-        run.append(piece)
-        if len(run) == BUFFERS_MAX:
-            yield run
-            run, last = [], None
-    if run:
-        yield run
-
-
-def _read_all(fd: int, offset: int, length: int, extents: Sequence[Extent]) -> Buffer:
-    """`length` bytes, or `Damaged`."""
-    data = _read(fd, offset, length)
-    if len(data) < length:
-        raise Damaged(f"{extents[0].name} ends inside {length} bytes at {offset}")
-    return data
-
-
-def _read_or_zeros(fd: int, offset: int, length: int, extents: Sequence[Extent]) -> Buffer:
-    """`length` bytes; if they cannot be read at once, each extent for itself, and zeros for the others."""
-    try:
-        data = _read(fd, offset, length)
-    except OSError:
-        data = b""
-    if len(data) == length:
-        return data
-    found = bytearray(length)
-    for extent in extents:
-        try:
-            data = _read(fd, extent.offset, extent.length)
-        except OSError:
-            data = b""
-        found[extent.offset - offset : extent.offset - offset + len(data)] = data
-    return found
-
-
-def _write_all(fd: int, offset: int, buffers: Sequence[Buffer]) -> int:
-    """Write up to BUFFERS_MAX buffers one behind the other; how many bytes. After a short write the rest is
-    tried, for only that tells why."""
-    size = sum(map(len, buffers))
-    written = os.pwritev(fd, buffers, offset)
-    if written < size:
-        _write(fd, offset + written, b"".join(buffers)[written:])
-    return size
-
-
 def _append(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
     """Write `buffers` one behind the other. A short write is an error here: the file was filled before."""
     for at in range(0, len(buffers), BUFFERS_MAX):
@@ -458,6 +369,6 @@ def _append(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
 
 def _zero_fill(fd: int, size: int) -> None:
     """Make the file at least `size` bytes long by writing, so that a full disk is noticed here and now."""
-    for at in range(os.fstat(fd).st_size, size, SYNCED_BYTES):
-        _write(fd, at, _ZEROS[: min(SYNCED_BYTES, size - at)])
+    for at in range(os.fstat(fd).st_size, size, STAGE_BYTES):
+        _write(fd, at, _ZEROS[: min(STAGE_BYTES, size - at)])
         os.fdatasync(fd)

@@ -68,7 +68,7 @@ class Stored(NamedTuple):
 
 Views = dict[int, BatchView]
 """By the offset of their first message."""
-Loaded = dict[Extent, bytes]
+Loaded = dict[Extent, Buffer]
 """What Load jobs brought for one reader."""
 
 
@@ -170,14 +170,14 @@ class Reads:
         blocks = self.index(log, place, loaded)
         return [block_extent(place, blocks[number]) for number in _numbers(blocks, first, end)]
 
-    def peek(self, extent: Extent) -> bytes | None:
+    def peek(self, extent: Extent) -> Buffer | None:
         """What is in memory of it; nothing at all, which no checksum fits, if it cannot be read."""
         try:
             return self._files.peek(*extent[:3])
         except OSError:
             return b""
 
-    def _bytes(self, extent: Extent, loaded: Loaded) -> bytes:
+    def _bytes(self, extent: Extent, loaded: Loaded) -> Buffer:
         data = loaded.get(extent)
         if data is None:
             data = self.peek(extent)

@@ -70,6 +70,33 @@ async def test_longer_input_is_batches_in_order_without_waiting_for_confirms(ser
     assert [receipt.offset for receipt in await publishing] == list(range(5))
 
 
+async def test_the_broker_is_at_work_on_one_call_while_the_next_is_made(server, client, queue, monkeypatch):
+    posted = []
+    post = client.wire.post
+
+    def watched(message, on_reply):
+        posted.append(message)
+        return post(message, on_reply)
+
+    monkeypatch.setattr(client.wire, "post", watched)
+    calls = [start(queue.enqueue_many([body])) for body in (b"a", b"b")]
+    await asyncio.sleep(0)  # both calls are made, and this task comes before whatever they put off
+    assert len(posted) == 2
+    for _ in calls:
+        (await server.asked(Enqueue)).confirm()
+    await asyncio.gather(*calls)
+
+
+async def test_a_call_does_not_pass_a_message_that_still_gathers(server, queue):
+    one = start(queue.enqueue(b"first"))
+    many = start(queue.enqueue_many([b"second", b"third"]))
+    asked = [await server.asked(Enqueue) for _ in range(2)]
+    assert [each.bodies for each in asked] == [[b"first"], [b"second", b"third"]]
+    for each in asked:
+        each.confirm()
+    await asyncio.gather(one, many)
+
+
 async def test_a_batch_holds_ten_thousand(server, queue):
     publishing = start(queue.enqueue_many([b""] * (BATCH_COUNT_MAX + 1)))
     for messages in (BATCH_COUNT_MAX, 1):

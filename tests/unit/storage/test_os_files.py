@@ -111,11 +111,11 @@ def test_closed_files_hold_no_descriptor(tmp_path: Path) -> None:
 
 
 def test_prepared_file_has_its_header_and_zeros_and_no_holes(files: OsFiles, tmp_path: Path) -> None:
-    prepare(files, "one", size=3 * os_files.CHUNK_BYTES + 512)
+    prepare(files, "one", size=3 * os_files.STAGE_BYTES + 512)
     path = tmp_path / "data" / "one"
     content = path.read_bytes()
     assert content.rstrip(b"\0") == b"header of one"
-    assert len(content) == 3 * os_files.CHUNK_BYTES + 512
+    assert len(content) == 3 * os_files.STAGE_BYTES + 512
     assert path.stat().st_blocks * 512 >= len(content)
 
 
@@ -262,7 +262,7 @@ def test_copy_writes_pieces_and_extents_step_by_step(files: OsFiles) -> None:
 
 
 def test_copy_larger_than_a_chunk_is_whole(files: OsFiles) -> None:
-    size = 2 * os_files.CHUNK_BYTES + 77
+    size = 2 * os_files.STAGE_BYTES + 77
     body = os.urandom(size)
     files.run(Copy("source", (Step(0, (body,)),)))
     files.run(Copy("copy", (Step(0, (Extent("source", 0, size, crc32(body)),)),)))
