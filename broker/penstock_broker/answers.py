@@ -39,7 +39,7 @@ class Run(NamedTuple):
     attempt: int = 1
     delivery: int = 0
     flags: int = 0
-    noted: Callable[[BatchView, int], bytes | None] | None = None
+    noted: Callable[[BatchView, int], Buffer | None] | None = None
     """Adds what is noted of a message, which is alone in its run: (its batch, append time) → the copy."""
 
 
@@ -157,7 +157,7 @@ def _cuts(reading: Reading, reads: Reads) -> Iterator[tuple[Run, Cut | None, int
         yield run, None, run.first + run.messages
 
 
-def _with_notes(cut: Cut, noted: Callable[[BatchView, int], bytes | None]) -> Cut:
+def _with_notes(cut: Cut, noted: Callable[[BatchView, int], Buffer | None]) -> Cut:
     data = noted(BatchView(cut.data, verify=False), cut.time)
     return cut if data is None else cut._replace(data=data, crc=crc_of(data))
 

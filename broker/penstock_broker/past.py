@@ -42,7 +42,7 @@ def died(
     reason: str,
     now: int,
     last: Iterable[Row] = (),
-) -> bytes:
+) -> Buffer:
     """A batch of `queue` from `first` on as it enters the dead-letter queue. `last`: the tries it died of."""
     cells = []
     latest = {offset: Attempt(*row[3:]) for row in last for offset in range(row[1], row[1] + row[2])}
@@ -54,9 +54,9 @@ def died(
     return with_cells(batch, Kind.HISTORY, cells)
 
 
-def tried(batch: BatchView, queue: str, offset: int, time: int, notes: Notes) -> bytes | None:
+def tried(batch: BatchView, queue: str, offset: int, time: int, notes: Notes) -> Buffer | None:
     """A batch of one message that is delivered again, with what is noted of it; None if nothing is."""
-    data: bytes | None = None
+    data: Buffer | None = None
     attempts, checkpoint = notes.attempts.get(offset), notes.checkpoints.get(offset)
     if attempts:
         known = history(cells_of(batch)[0], queue, offset, time, attempts)

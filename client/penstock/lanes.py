@@ -29,6 +29,7 @@ from penstock_protocol.batch import (
     Kind,
     renumbered,
 )
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.limits import BATCH_BYTES_MAX, BATCH_COUNT_MAX, SEQUENCES_IN_FLIGHT_MAX
 from penstock_protocol.messages.queues import Confirm, Enqueue
 from penstock_protocol.messages.topics import Produce
@@ -50,7 +51,7 @@ class Address(NamedTuple):
     codec: int = 0
     producer: str = ""
 
-    def request(self, data: bytes, expected_offset: int | None = None) -> Enqueue | Produce:
+    def request(self, data: Buffer, expected_offset: int | None = None) -> Enqueue | Produce:
         """The publish of a batch. `expected_offset`: of its first record, else it is refused."""
         if self.verb is Enqueue:
             return Enqueue(self.name, data)
@@ -114,7 +115,7 @@ class Batch:
         """Who waits for each message; empty if one caller waits for all of them."""
         self.count = 0
         self.size = HEADER_BYTES
-        self.data: bytes | None = None
+        self.data: Buffer | None = None
         """Encoded, from the first time it is sent."""
         self.doubt = False
         """A socket was lost while it was open, and nothing has been heard since: it may be appended."""
@@ -192,7 +193,7 @@ class Batch:
         for i in kept:
             self.add(bodies[i], cells.get(i, ()), self.cost(bodies[i], cells.get(i, ())))
 
-    def encoded(self, producer_id: int, sequence: int) -> bytes:
+    def encoded(self, producer_id: int, sequence: int) -> Buffer:
         """Its bytes under that number; the same ones as before if the number is the same."""
         if self.data is None:
             builder = BatchBuilder()

@@ -135,7 +135,7 @@ class Queue(QueueOperations[T]):
         """A message that is not published by itself."""
         builder = BatchBuilder()
         builder.add(self.codec.encode(item.body), message_cells(item, self.client.wire.now_ms))
-        return builder.encode()
+        return bytes(builder.encode())
 
     # Receive
 

@@ -18,6 +18,7 @@ from penstock_broker.storage.journal import Journal, JournalSettings
 from penstock_broker.storage.log import Log, Use
 from penstock_loadtest.micro_history import History
 from penstock_protocol.batch import BatchBuilder, BatchView
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.cuts import cut
 from penstock_protocol.link import Link, Role
 from penstock_protocol.messages.queues import Enqueue
@@ -29,7 +30,7 @@ BODIES = [b"z" * 1024] * 100
 UUID = bytes(range(16))
 
 
-def _batch() -> bytes:
+def _batch() -> Buffer:
     builder = BatchBuilder()
     builder.extend(BODIES)
     return builder.encode(7, 3)

@@ -68,6 +68,7 @@ COLUMN_BYTES = 8
 assert COLUMN.size == COLUMN_BYTES
 FLAGS_AT = 9
 CRC_FROM = 8
+_NO_HEADER = bytes(HEADER_BYTES)
 VERSION = 1
 LZ4, SPARSE, ZSTD = 1, 2, 4
 CODECS = LZ4 | ZSTD
@@ -376,7 +377,7 @@ class BatchBuilder:
 
     def encode(
         self, producer_id: int = 0, sequence: int = 0, codec: int = 0, compress: Compress | None = None
-    ) -> bytes:
+    ) -> bytearray:
         """The batch as bytes; its bodies through `compress` if that makes them smaller, and within bounds."""
         count = len(self._bodies)
         table, data = [], []
@@ -397,21 +398,26 @@ class BatchBuilder:
             compressed = compress(bodies)
             length = HEADER_BYTES + sum(map(len, head)) + len(compressed)
             if len(compressed) < len(bodies) <= min(COMPRESSION_RATIO_MAX * length, INFLATED_BYTES_MAX):
-                tail = b"".join([*head, compressed])
-                return sealed(count, len(table), producer_id, sequence, tail, codec, len(bodies))
-        return sealed(count, len(table), producer_id, sequence, b"".join([*head, *self._bodies]))
+                parts = [*head, compressed]
+                return sealed(count, len(table), producer_id, sequence, parts, codec, len(bodies))
+        return sealed(count, len(table), producer_id, sequence, [*head, *self._bodies])
 
 
 def sealed(
-    count: int, columns: int, producer_id: int, sequence: int, tail: bytes, flags: int = 0, inflated: int = 0
-) -> bytes:
-    """Header with checksum in front of `tail`, everything behind the header."""
-    header = bytearray(HEADER_BYTES)
-    length = HEADER_BYTES + len(tail)
-    HEADER.pack_into(header, 0, length, 0, VERSION, flags, count, columns, 0, producer_id, sequence, inflated)
-    crc = crc32(tail, crc32(memoryview(header)[CRC_FROM:]))
-    header[4:8] = crc.to_bytes(4, "little")
-    return bytes(header) + tail
+    count: int,
+    columns: int,
+    producer_id: int,
+    sequence: int,
+    parts: Sequence[Buffer],
+    flags: int = 0,
+    inflated: int = 0,
+) -> bytearray:
+    """Header with checksum in front of `parts`, everything behind the header; each is copied once."""
+    data = bytearray().join([_NO_HEADER, *parts])
+    fields = VERSION, flags, count, columns, 0, producer_id, sequence, inflated
+    HEADER.pack_into(data, 0, len(data), 0, *fields)
+    data[4:CRC_FROM] = crc32(memoryview(data)[CRC_FROM:]).to_bytes(4, "little")
+    return data
 
 
 def is_sparse(batch: Buffer) -> bool:
@@ -419,10 +425,10 @@ def is_sparse(batch: Buffer) -> bool:
     return batch[FLAGS_AT] & SPARSE != 0
 
 
-def renumbered(batch: bytes, producer_id: int, sequence: int) -> bytes:
+def renumbered(batch: Buffer, producer_id: int, sequence: int) -> bytearray:
     """The same messages under another producer id and sequence."""
     _, _, _, flags, count, columns, _, _, _, inflated = HEADER.unpack_from(batch)
-    return sealed(count, columns, producer_id, sequence, batch[HEADER_BYTES:], flags, inflated)
+    return sealed(count, columns, producer_id, sequence, [memoryview(batch)[HEADER_BYTES:]], flags, inflated)
 
 
 def _flags_fit(flags: int, inflated: int) -> bool:

@@ -38,7 +38,7 @@ def picked(batch: BatchView, indexes: Sequence[int]) -> Buffer:
     return _picked(batch, runs)
 
 
-def _picked(batch: BatchView, runs: Sequence[tuple[int, int]]) -> bytes:
+def _picked(batch: BatchView, runs: Sequence[tuple[int, int]]) -> bytearray:
     """Messages first … end of each run, without a decode."""
     view, total = batch.view, batch.count
     count = sum(end - first for first, end in runs)
@@ -64,7 +64,7 @@ def _picked(batch: BatchView, runs: Sequence[tuple[int, int]]) -> bytes:
     return _joined(batch, count, columns, ends, bodies, sparse=sparse)
 
 
-def with_cells(batch: BatchView, kind: Kind, cells: Sequence[bytes]) -> bytes:
+def with_cells(batch: BatchView, kind: Kind, cells: Sequence[bytes]) -> bytearray:
     """The same messages with a column of one msgpack value each (empty: absent), in the place of that column
     if they have it. For the broker's own copies: who sent a batch reads his own bytes again."""
     columns: dict[int, list[Buffer]] = {
@@ -83,14 +83,14 @@ def _joined(
     bodies: Sequence[Buffer],
     *,
     sparse: bool,
-) -> bytes:
+) -> bytearray:
     """A batch of the same producer from its parts."""
     kinds = sorted(columns)
     table = [COLUMN.pack(kind, WIDTH_OF[Kind(kind)], 0, sum(map(len, columns[kind]))) for kind in kinds]
     data = [piece for kind in kinds for piece in columns[kind]]
-    tail = b"".join([*table, ends, *data, *bodies])
+    parts = [*table, ends, *data, *bodies]
     flags = batch.codec | (SPARSE if sparse else 0)
-    return sealed(count, len(table), batch.producer_id, batch.sequence, tail, flags, batch.inflated)
+    return sealed(count, len(table), batch.producer_id, batch.sequence, parts, flags, batch.inflated)
 
 
 def _starts(ends: Sequence[int], runs: Sequence[tuple[int, int]]) -> list[int]:

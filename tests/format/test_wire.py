@@ -140,7 +140,7 @@ def test_golden_rich_batch_says_what_it_holds() -> None:
     assert [bytes(cell) for cell in view.cells(Kind.HEADERS) or ()] == [b"\x81\xa1a\x01", b"", b""]
     assert view.integers(Kind.TIMESTAMP) == [0, 1_700_000_000_000, 0]
     assert view.integers(Kind.ABSENT) == [0, 0, 1]
-    assert sealed(3, 4, 0, 0, bytes(view.view[HEADER_BYTES:])) == RICH_BATCH
+    assert sealed(3, 4, 0, 0, [view.view[HEADER_BYTES:]]) == RICH_BATCH
 
 
 def test_golden_batch_with_options_says_what_it_holds() -> None:
@@ -160,7 +160,7 @@ def test_golden_batch_with_options_says_what_it_holds() -> None:
     assert view.integers(Kind.PRIORITY) == [9, 0, 0, 0, 0]
     assert view.integers(Kind.AT) == [0, 0, 0, 0, TIME]
     assert view.integers(Kind.ON_CONFLICT) == [0, 0, 0, 0, OnConflict.REPLACE]
-    assert sealed(5, 11, 0, 0, bytes(view.view[HEADER_BYTES:])) == OPTIONS_BATCH
+    assert sealed(5, 11, 0, 0, [view.view[HEADER_BYTES:]]) == OPTIONS_BATCH
 
 
 def test_golden_batch_that_failed_says_so_and_nobody_may_publish_it() -> None:

@@ -47,7 +47,7 @@ def values(view: BatchView) -> list[bytes | None]:
 
 def claiming(codec: int, blob: bytes, size: int) -> BatchView:
     """A batch of one record that says that `blob` inflates to `size` bytes."""
-    return BatchView(sealed(1, 0, 0, 0, to_u32([size]) + blob, codec, size))
+    return BatchView(sealed(1, 0, 0, 0, [to_u32([size]), blob], codec, size))
 
 
 # There and back

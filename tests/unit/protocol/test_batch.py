@@ -259,7 +259,7 @@ def test_deltas_that_make_no_sense_are_refused(deltas: list[int] | None, sparse:
     table = COLUMN.pack(Kind.DELTA, 4, 0, len(column)) if deltas else b""
     tail = table + to_u32([0] * count) + column
     with pytest.raises(Invalid, match="deltas"):
-        BatchView(sealed(count, bool(table), 0, 0, tail, SPARSE if sparse else 0))
+        BatchView(sealed(count, bool(table), 0, 0, [tail], SPARSE if sparse else 0))
 
 
 # what is refused
@@ -310,7 +310,7 @@ def test_any_byte_of_a_sealed_batch_may_be_anything_and_is_refused_or_harmless(
 
 @given(st.binary(max_size=120), st.integers(1, 8), st.integers(0, 4))
 def test_any_tail_behind_a_good_header_is_refused_or_harmless(tail: bytes, count: int, columns: int) -> None:
-    read_or_refuse(sealed(count, columns, 0, 0, tail))
+    read_or_refuse(sealed(count, columns, 0, 0, [tail]))
 
 
 @given(st.binary(max_size=200))

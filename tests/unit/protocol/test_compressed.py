@@ -42,7 +42,7 @@ def squeezed(messages: Sequence[Message], codec: int = LZ4) -> BatchView:
     at = view.ends_at
     ends = plain.view[plain.ends_at : plain.ends_at + 4 * plain.count]
     head = bytes(view.view[32:at]) + bytes(ends) + bytes(view.view[at + 4 * view.count :])
-    data = sealed(view.count, len(view.column_table), 5, 6, head + zlib.compress(bodies), codec, len(bodies))
+    data = sealed(view.count, len(view.column_table), 5, 6, [head, zlib.compress(bodies)], codec, len(bodies))
     return BatchView(data)
 
 
@@ -174,14 +174,14 @@ def test_header_that_contradicts_itself_is_refused(fault: tuple[int, str, int]) 
 def test_starts_that_make_no_sense_are_refused(codec: int, starts: list[int]) -> None:
     tail = COLUMN.pack(Kind.START, 4, 0, 8) + to_u32([1, 4]) + to_u32(starts) + b"abcd"
     with pytest.raises(Invalid, match="start behind"):
-        BatchView(sealed(2, 1, 0, 0, tail, codec, 4 if codec else 0))
+        BatchView(sealed(2, 1, 0, 0, [tail], codec, 4 if codec else 0))
 
 
 def of_size(size: int, compressed: int = 100, ends: Sequence[int] = ()) -> BatchView:
     """A batch that says it inflates to `size` bytes, and has `compressed` bytes of bodies."""
     ends = ends or [size]
     tail = to_u32(ends) + bytes(compressed)
-    return BatchView(sealed(len(ends), 0, 0, 0, tail, LZ4, size))
+    return BatchView(sealed(len(ends), 0, 0, 0, [tail], LZ4, size))
 
 
 def test_compressed_batch_must_inflate_to_what_its_ends_say() -> None:

@@ -33,7 +33,7 @@ SENT: dict[Sort, tuple[int, int, Any]] = {
 
 def frame(verb: int, flags: int, message: Any, correlation: int = 1) -> bytes:
     fields, payload = schema.encode(message)
-    assert isinstance(payload, bytes)
+    assert isinstance(payload, bytes | bytearray)
     return encode_header(verb, flags, correlation, len(fields), len(payload)) + fields + payload
 
 

@@ -57,7 +57,7 @@ def decoded(cls: type[Any], *values: object) -> Any:
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_message_comes_out_as_it_went_in(message: Any) -> None:
     fields, payload = encode(message)
-    assert isinstance(payload, bytes)
+    assert isinstance(payload, bytes | bytearray)
     assert decode(type(message), fields, memoryview(payload)) == message
 
 
