@@ -94,7 +94,7 @@ class Publisher:
         self.check(body)
         loop = asyncio.get_running_loop()
         caller: asyncio.Future[R] = loop.create_future()
-        if self._pending < self._pending_max and not self._waiting:
+        if not self.is_full:
             self._gather(to, body, cells, (caller, view), timeout, expected_offset)
         else:
             gather = partial(self._gather, to, body, cells, (caller, view), timeout, expected_offset)
@@ -213,9 +213,14 @@ class Publisher:
             batch.timer.cancel()
         batch.timer = loop.call_at(end, self._time_is_up, batch)
 
+    @property
+    def is_full(self) -> bool:
+        """The pending bound is reached, or others wait for room already."""
+        return self._pending >= self._pending_max or bool(self._waiting)
+
     async def room(self) -> None:
         """Return when less than the pending bound is gathered or unconfirmed."""
-        if self._pending >= self._pending_max or self._waiting:
+        if self.is_full:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((turn, partial(turn.set_result, None)))
             await turn

@@ -108,18 +108,30 @@ class Bulk(Generic[T, V]):
         return self._view([Stretch(*row) for row in self._confirmed()])
 
     async def _publish(self, items: Iterable[T] | AsyncIterable[T]) -> None:
+        if self._plain is not None and is_plain(items):
+            for batch in self._slices(self._plain, items):
+                if not await self._submitted(batch):
+                    return
+            return
         async with aclosing(self._batches(items)) as batches:
             async for batch in batches:
-                await self._publisher.room()
-                while len(self._sent) >= SEQUENCES_IN_FLIGHT_MAX and self._failure is None:
-                    await self._change()
-                if self._failure is not None:
+                if not await self._submitted(batch):
                     return
-                self._submit(batch)
+
+    async def _submitted(self, batch: Batch) -> bool:
+        """Send it when it is its turn; False when nothing more is to be sent."""
+        if self._publisher.is_full:
+            await self._publisher.room()
+        while len(self._sent) >= SEQUENCES_IN_FLIGHT_MAX and self._failure is None:
+            await self._change()
+        if self._failure is None:
+            self._submit(batch)
+        return self._failure is None
 
     def _submit(self, batch: Batch) -> None:
-        loop = asyncio.get_running_loop()
-        late = None if self._timeout is None else loop.call_later(self._timeout, self._time_is_up, batch)
+        late = None
+        if self._timeout is not None:
+            late = asyncio.get_running_loop().call_later(self._timeout, self._time_is_up, batch)
         self._sent[batch] = late
         self._publisher.submit(batch, self._timeout)
 
@@ -132,19 +144,20 @@ class Bulk(Generic[T, V]):
                 async for item in items:
                     for batch in self._take(item):
                         yield batch
-            elif self._plain is not None and is_plain(items):
-                for batch in self._slices(self._plain, items):
-                    yield batch
             else:
                 for item in items:
                     for batch in self._take(item):
                         yield batch
         except Error as error:
-            if not self._sent and not self._outcomes:
-                raise
-            self._input_error = error
+            self._end_input(error)
         for batch in list(self._drafts.values()):
             yield batch
+
+    def _end_input(self, error: Error) -> None:
+        """It goes no further. Raises the error if that is all there is to say."""
+        if not self._sent and not self._outcomes:
+            raise error
+        self._input_error = error
 
     def _take(self, item: T) -> Sequence[Batch]:
         """Add one item; the batches that have to be sent because of it."""
@@ -191,11 +204,15 @@ class Bulk(Generic[T, V]):
     def _slices(self, to: "Address | Route", bodies: Sequence[bytes]) -> Iterator[Batch]:
         """The same for plain bodies: slices instead of single messages."""
         for first, end, size in cuts(bodies):
-            if end - first < len(bodies):
-                self._refuse_more()
             some = bodies[first:end]
-            self._publisher.check(max(some, key=len))
-            batch = self._begin(to, some)
+            try:
+                if len(some) < len(bodies):
+                    self._refuse_more()
+                self._publisher.check(max(some, key=len))
+                batch = self._begin(to, some)
+            except Error as error:
+                self._end_input(error)
+                return
             batch.extend(some, size)
             self._pieces.append(Piece(batch, 0, len(some)))
             yield batch
@@ -321,7 +338,7 @@ class Bulk(Generic[T, V]):
         return self._view(stretches)
 
 
-def is_plain(items: Iterable[Any]) -> TypeGuard[Sequence[bytes]]:
+def is_plain(items: object) -> TypeGuard[Sequence[bytes]]:
     """Whether it is a list of nothing but bytes."""
     return isinstance(items, list | tuple) and set(map(type, items)) <= {bytes}
 

@@ -176,13 +176,19 @@ class Topic(Generic[T]):
 
     async def _count(self, timeout: float | None) -> None:
         """Know the number of partitions, as it was not long ago."""
+        if self._is_known():
+            return
         async with self._describing:
-            wire, now = self.client.wire, asyncio.get_running_loop().time()
-            connections, since = self._known or (-1, 0.0)
-            if connections != wire.connections or now - since >= PARTITIONS_KNOWN_SECONDS:
+            if not self._is_known():
+                wire, now = self.client.wire, asyncio.get_running_loop().time()
                 reply = await wire.request(DescribeTopic(self.name), timeout=timeout)
                 self._partitions = len(unpack_document(reply.payload)["partitions"])
                 self._known = wire.connections, now
+
+    def _is_known(self) -> bool:
+        connections, since = self._known or (-1, 0.0)
+        fresh = asyncio.get_running_loop().time() - since < PARTITIONS_KNOWN_SECONDS
+        return fresh and connections == self.client.wire.connections
 
     def _encode(self, item: Any) -> tuple[Address | Route, bytes, Cells]:
         if not isinstance(item, Outgoing):
