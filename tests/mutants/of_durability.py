@@ -197,7 +197,7 @@ MUTANTS = (
     Mutant(
         "prepared file with holes",
         OS_FILES,
-        "            _zero_fill(fd, job.size)\n",
+        "            self._zero_fill(job.name, fd, job.size)\n",
         "            os.ftruncate(fd, job.size)\n",
         OS + "prepared_file_has_its_header_and_zeros_and_no_holes",
     ),

@@ -1,4 +1,4 @@
-"""What a Copy job writes, on a real disk: past the page cache, a stage full at a time.
+"""What Copy and Prepare write in bulk, on a real disk: past the page cache, a stage full at a time.
 
     file    ···┌──┬──────┬──────┬──────┬──┐      whole pages go from the stage to the disk (O_DIRECT),
                └──┴──────┴──────┴──────┴──┘      what is less at either end goes through the cache
@@ -61,7 +61,7 @@ class BulkWrite:
         stage: Buffer | mmap.mmap,
         borrow: Callable[[str], AbstractContextManager[int]],
         *,
-        or_zeros: bool,
+        or_zeros: bool = False,
     ) -> None:
         self._fd = fd
         self._direct = direct

@@ -26,7 +26,6 @@ from penstock_broker.storage.files import (
     Prepare,
     Rename,
     Space,
-    Step,
     StorageError,
     Sync,
     Write,
@@ -254,7 +253,7 @@ class OsFiles:
             os.rename(job.recycle, job.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         new = job.recycle is None
         with self._descriptors.borrow(job.name, new=new) as fd, self._unlinked_on_failure(job.name):
-            _zero_fill(fd, job.size)
+            self._zero_fill(job.name, fd, job.size)
             _write(fd, 0, job.header)
             os.fdatasync(fd)
             os.fsync(self._directory)
@@ -270,18 +269,26 @@ class OsFiles:
     def _take_steps(self, fd: int, job: Copy) -> int:
         written = 0
         for step in job.steps:
-            _zero_fill(fd, step.offset)
-            with self._direct(job.name, step) as direct, self._stages.borrow() as stage:
+            self._zero_fill(job.name, fd, step.offset)
+            size = sum(piece.length if isinstance(piece, Extent) else len(piece) for piece in step.pieces)
+            with self._direct(job.name, size) as direct, self._stages.borrow() as stage:
                 borrow = self._descriptors.borrow
                 bulk = BulkWrite(fd, direct, step.offset, stage, borrow, or_zeros=job.or_zeros)
                 written += bulk.write(step.pieces)
         os.fsync(self._directory)  # an older file, too: who made it may not have come so far
         return written
 
+    def _zero_fill(self, name: str, fd: int, size: int) -> None:
+        """Make a file at least `size` bytes long by writing, so that a full disk is noticed here and now."""
+        start = os.fstat(fd).st_size
+        if start < size:
+            zeros = (_ZEROS[: size - at] for at in range(start, size, STAGE_BYTES))
+            with self._direct(name, size - start) as direct, self._stages.borrow() as stage:
+                BulkWrite(fd, direct, start, stage, self._descriptors.borrow).write(zeros)
+
     @contextmanager
-    def _direct(self, name: str, step: Step) -> Iterator[int | None]:
-        """The file once more, to be written past the page cache, where that is worth it and possible."""
-        size = sum(piece.length if isinstance(piece, Extent) else len(piece) for piece in step.pieces)
+    def _direct(self, name: str, size: int) -> Iterator[int | None]:
+        """A file once more, to be written past the page cache, where `size` bytes are worth it and it can."""
         if size < DIRECT_BYTES_MIN:
             yield None
             return
@@ -365,10 +372,3 @@ def _append(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
         if os.pwritev(fd, some, offset) < size:
             raise OSError(errno.EIO, f"a write of {size} bytes came back short")
         offset += size
-
-
-def _zero_fill(fd: int, size: int) -> None:
-    """Make the file at least `size` bytes long by writing, so that a full disk is noticed here and now."""
-    for at in range(os.fstat(fd).st_size, size, STAGE_BYTES):
-        _write(fd, at, _ZEROS[: min(STAGE_BYTES, size - at)])
-        os.fdatasync(fd)

@@ -105,7 +105,7 @@ def test_what_was_copied_does_not_fill_the_page_cache(files: OsFiles) -> None:
 
 
 def direct_is_possible(files: OsFiles) -> bool:
-    with files._direct("source", Step(0, (SOURCE,))) as direct:  # the one place that knows
+    with files._direct("source", SOURCE_BYTES) as direct:  # the one place that knows
         return direct is not None and os.fstatvfs(direct).f_bsize == PAGE_BYTES
 
 

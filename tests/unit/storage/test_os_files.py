@@ -215,6 +215,7 @@ def test_peek_gives_what_is_in_memory_and_none_for_what_is_not(files: OsFiles, t
         except OSError as error:
             pytest.skip(f"this file system cannot look without waiting: {error}")
         assert files.peek("one", 0, 13) == b"header of one"
+        assert files.run(Load("one", SIZE - 2, 100)) == bytes(2)
         assert files.peek("one", SIZE - 2, 100) == bytes(2)
         assert files.unmap("one"), "mapped pages are not given up"
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
