@@ -79,6 +79,8 @@ class Topic(Generic[T]):
         self._known: tuple[int, float] | None = None
         """On which connection the number of partitions was told, and when (loop time)."""
         self._describing = asyncio.Lock()
+        self._counting = 0
+        """Calls that have not been let through by it; who comes later does not pass them."""
         self._turn = int(client.chance() * PARTITIONS_MAX)
         """By chance, so that handles which produce one record each do not all choose the same partition."""
 
@@ -176,14 +178,18 @@ class Topic(Generic[T]):
 
     async def _count(self, timeout: float | None) -> None:
         """Know the number of partitions, as it was not long ago."""
-        if self._is_known():
+        if self._is_known() and not self._counting:
             return
-        async with self._describing:
-            if not self._is_known():
-                wire, now = self.client.wire, asyncio.get_running_loop().time()
-                reply = await wire.request(DescribeTopic(self.name), timeout=timeout)
-                self._partitions = len(unpack_document(reply.payload)["partitions"])
-                self._known = wire.connections, now
+        self._counting += 1
+        try:
+            async with self._describing:
+                if not self._is_known():
+                    wire, now = self.client.wire, asyncio.get_running_loop().time()
+                    reply = await wire.request(DescribeTopic(self.name), timeout=timeout)
+                    self._partitions = len(unpack_document(reply.payload)["partitions"])
+                    self._known = wire.connections, now
+        finally:
+            self._counting -= 1
 
     def _is_known(self) -> bool:
         connections, since = self._known or (-1, 0.0)

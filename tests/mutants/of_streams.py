@@ -14,8 +14,8 @@ MUTANTS = (
     Mutant(
         "compressed batch loses its codec when it is numbered again",
         BATCH,
-        "batch[HEADER_BYTES:], flags, inflated)",
-        "batch[HEADER_BYTES:])",
+        "[memoryview(batch)[HEADER_BYTES:]], flags, inflated)",
+        "[memoryview(batch)[HEADER_BYTES:]])",
         SQUEEZED + "renumbered_compressed_batch_stays_compressed",
     ),
     Mutant(
@@ -94,6 +94,14 @@ MUTANTS = (
         "        place = address._replace(codec=0) if address.codec else address\n",
         "        place = address\n",
         CLIENT + "handles_of_one_topic_share_their_sequences_whatever_they_compress",
+    ),
+    Mutant(
+        "a call passes those that wait for the number of partitions",
+        "client/penstock/topic.py",
+        "        if self._is_known() and not self._counting:\n",
+        "        if self._is_known():\n",
+        "tests/unit/client/test_topic.py::"
+        "test_a_call_does_not_pass_those_that_wait_for_the_number_of_partitions",
     ),
     Mutant(
         "a call's batch put off until the end of the turn",

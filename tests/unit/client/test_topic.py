@@ -158,6 +158,31 @@ async def test_the_number_of_partitions_is_asked_for_again_once_a_minute_and_on_
     assert asked == [1, 1, 2, 2, 3, 3]
 
 
+async def test_a_call_does_not_pass_those_that_wait_for_the_number_of_partitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = Broker(1)
+    topic = broker.topic()
+    late: list[asyncio.Future[Any]] = []
+    publish, request = broker.publisher.publish, broker.wire.request
+
+    async def asked(*args: Any, **options: Any) -> Any:
+        await turns()
+        return await request(*args, **options)
+
+    async def published(*args: Any, **options: Any) -> Any:
+        if len(late) < 3:
+            late.append(asyncio.ensure_future(topic.produce(b"late %d" % len(late))))
+        return await publish(*args, **options)
+
+    monkeypatch.setattr(broker.wire, "request", asked)
+    monkeypatch.setattr(broker.publisher, "publish", published)
+    await asyncio.gather(*(topic.produce(b"early %d" % index) for index in range(9)))
+    await asyncio.gather(*late)
+    bodies = [body for _, body, _ in broker.publisher.published]
+    assert bodies == [b"early %d" % index for index in range(9)] + [b"late %d" % index for index in range(3)]
+
+
 async def test_a_key_goes_where_it_belongs_once_there_are_more_partitions() -> None:
     broker = Broker(1)
     topic = broker.topic()
