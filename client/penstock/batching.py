@@ -135,6 +135,11 @@ class Publisher:
         if len(body) > self._message_bytes_max:
             raise TooLarge(f"message of {len(body):,} bytes; the limit is {self._message_bytes_max:,}")
 
+    def check_all(self, bodies: Sequence[bytes], size: int) -> None:
+        """The same for many, which have `size` bytes altogether."""
+        if self._wire.closed or size > self._message_bytes_max:
+            self.check(max(bodies, key=len))
+
     def _gather(
         self,
         to: Address | Route,

@@ -203,17 +203,17 @@ class Bulk(Generic[T, V]):
 
     def _slices(self, to: "Address | Route", bodies: Sequence[bytes]) -> Iterator[Batch]:
         """The same for plain bodies: slices instead of single messages."""
-        for first, end, size in cuts(bodies):
+        for first, end, ends in cuts(bodies):
             some = bodies[first:end]
             try:
                 if len(some) < len(bodies):
                     self._refuse_more()
-                self._publisher.check(max(some, key=len))
+                self._publisher.check_all(some, ends[-1])
                 batch = self._begin(to, some)
             except Error as error:
                 self._end_input(error)
                 return
-            batch.extend(some, size)
+            batch.fill(some, ends)
             self._pieces.append(Piece(batch, 0, len(some)))
             yield batch
 
@@ -343,17 +343,17 @@ def is_plain(items: object) -> TypeGuard[Sequence[bytes]]:
     return isinstance(items, list | tuple) and set(map(type, items)) <= {bytes}
 
 
-def cuts(bodies: Sequence[bytes]) -> Iterator[tuple[int, int, int]]:
-    """(first, end, bytes) of each batch that plain bodies make."""
+def cuts(bodies: Sequence[bytes]) -> Iterator[tuple[int, int, list[int]]]:
+    """(first, end, cumulative ends of its bodies) of each batch that plain bodies make."""
     for start in range(0, len(bodies), BATCH_COUNT_MAX):
-        ends = [0, *accumulate(map(len, bodies[start : start + BATCH_COUNT_MAX]))]
-        count = len(ends) - 1
+        ends = list(accumulate(map(len, bodies[start : start + BATCH_COUNT_MAX])))
+        count = len(ends)
         room = BATCH_BYTES_MAX - HEADER_BYTES - END_BYTES * count
         if ends[-1] <= room:
-            yield start, start + count, ends[-1]
+            yield start, start + count, ends
             continue
-        first = 0
+        first = before = 0
         while first < count:
-            end = max(bisect_right(ends, ends[first] + room) - 1, first + 1)
-            yield start + first, start + end, ends[end] - ends[first]
-            first = end
+            end = max(bisect_right(ends, before + room), first + 1)
+            yield start + first, start + end, [each - before for each in ends[first:end]]
+            first, before = end, ends[end - 1]

@@ -77,6 +77,7 @@ class Batch:
 
     __slots__ = (
         "_cells",
+        "_ends",
         "_kinds",
         "_number",
         "_row",
@@ -131,6 +132,7 @@ class Batch:
         self.joiners: list[asyncio.Future[Outcome]] = []
         self.timer: asyncio.TimerHandle | None = None
         self._cells: dict[int, Cells] = {}
+        self._ends: Sequence[int] = ()
         self._kinds: set[Kind] = set()
         self._row = END_BYTES
         self._number = (0, 0)
@@ -175,11 +177,12 @@ class Batch:
         self.count += 1
         self.size += cost
 
-    def extend(self, bodies: Sequence[bytes], size: int) -> None:
-        """Take plain messages of `size` bytes altogether."""
-        self.bodies.extend(bodies)
-        self.count += len(bodies)
-        self.size += size + self._row * len(bodies)
+    def fill(self, bodies: Sequence[bytes], ends: Sequence[int]) -> None:
+        """Take plain messages, whose cumulative ends are known, and nothing else."""
+        self.bodies = list(bodies)
+        self._ends = ends
+        self.count = len(bodies)
+        self.size += ends[-1] + self._row * len(bodies)
 
     def forget_gone(self) -> None:
         """Take back the messages nobody waits for any more; only before it was encoded."""
@@ -201,7 +204,7 @@ class Batch:
                 for i, body in enumerate(self.bodies):
                     builder.add(body, self._cells.get(i, ()))
             else:
-                builder.extend(self.bodies)
+                builder.extend(self.bodies, self._ends)
             compress = compressor(self.codec) if self.codec else None
             self.data = builder.encode(producer_id, sequence, self.codec, compress)
             self.bodies, self._cells = [], {}

@@ -342,10 +342,12 @@ class BatchBuilder:
     Sizes are counted while adding, so that a caller can see beforehand whether one more fits.
     """
 
-    __slots__ = ("_bodies", "_columns", "size")
+    __slots__ = ("_bodies", "_columns", "_ends", "size")
 
     def __init__(self) -> None:
         self._bodies: list[Buffer] = []
+        self._ends: Sequence[int] = ()
+        """Cumulative ends of the first of them, where they are known."""
         self._columns: dict[Kind, dict[int, bytes | int]] = {}
         self.size = HEADER_BYTES
         """Upper bound of the encoded length in bytes so far."""
@@ -368,10 +370,13 @@ class BatchBuilder:
         if self._columns:
             self.size += sum(WIDTH_OF[kind] or 4 for kind in self._columns)
 
-    def extend(self, bodies: Sequence[Buffer]) -> None:
-        """Add plain messages, all at once."""
+    def extend(self, bodies: Sequence[Buffer], ends: Sequence[int] = ()) -> None:
+        """Add plain messages, all at once. `ends`: their cumulative ends, if the caller has counted."""
+        ends = ends or list(accumulate(map(len, bodies)))
+        if not self._bodies:
+            self._ends = ends
         self._bodies.extend(bodies)
-        self.size += sum(map(len, bodies)) + 4 * len(bodies)
+        self.size += 4 * len(bodies) + (ends[-1] if ends else 0)
         if self._columns:
             self.size += len(bodies) * sum(WIDTH_OF[kind] or 4 for kind in self._columns)
 
@@ -391,8 +396,8 @@ class BatchBuilder:
                 encoded = to_u32(list(accumulate(map(len, values)))) + b"".join(values)
             table.append(COLUMN.pack(kind, width, 0, len(encoded)))
             data.append(encoded)
-        ends = to_u32(list(accumulate(map(len, self._bodies))))
-        head = [*table, ends, *data]
+        ends = self._ends if len(self._ends) == count else list(accumulate(map(len, self._bodies)))
+        head = [*table, to_u32(ends), *data]
         if compress is not None:
             bodies = b"".join(self._bodies)
             compressed = compress(bodies)

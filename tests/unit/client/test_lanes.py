@@ -5,11 +5,11 @@ Each rule of a run is one thing that can happen; at the end the broker lets ever
 
 import asyncio
 from collections.abc import Iterator
-from itertools import count
+from itertools import accumulate, count
 from random import Random
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -31,7 +31,8 @@ def new_lane() -> Lane:
 
 def batch_of(lane: Lane, *bodies: bytes) -> Batch:
     batch = Batch(lane, lambda batch, outcome: None)
-    batch.extend(bodies, sum(map(len, bodies)))
+    for body in bodies:
+        batch.add(body, (), batch.cost(body, ()))
     return batch
 
 
@@ -276,3 +277,12 @@ def test_nothing_new_is_sent_behind_a_refused_batch_before_those_behind_it_came_
 def test_an_address_builds_its_publish():
     assert HERE.request(b"x") == Enqueue("jobs", b"x")
     assert Address(Produce, "log", 3).request(b"x") == Produce("log", 3, None, b"x")
+
+
+@given(st.lists(st.binary(max_size=20), min_size=1, max_size=20))
+def test_a_batch_filled_at_once_is_the_same_as_one_filled_one_by_one(bodies):
+    at_once = Batch(new_lane(), lambda batch, outcome: None)
+    at_once.fill(bodies, list(accumulate(map(len, bodies))))
+    one_by_one = batch_of(new_lane(), *bodies)
+    assert (at_once.size, at_once.count) == (one_by_one.size, one_by_one.count)
+    assert at_once.encoded(1, 2) == one_by_one.encoded(1, 2)
