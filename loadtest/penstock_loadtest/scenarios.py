@@ -71,6 +71,7 @@ class Scenario(NamedTuple):
 
 DELAY_SECONDS = 0.5
 TOPIC = Flow("topic", "topic")
+HOT = TOPIC._replace(drain="after", messages=300_000, warm_up=100_000)
 ALONE = Flow(batch=1, in_flight=1, drain="after", messages=10_000, warm_up=1_000)
 PACED = Flow(batch=1, rate=1_000, messages=20_000, warm_up=2_000)
 AWAITED = Flow(batch=1, in_flight=1_000, style="handler", messages=600_000, warm_up=100_000)
@@ -101,6 +102,10 @@ SCENARIOS: dict[str, Scenario] = {
             "topic-records",
             "the same as topic-produce, fetched record by record",
             (TOPIC._replace(style="messages", drain="after", messages=1_000_000),),
+        ),
+        Scenario("topic-hot", "topic-produce, all of it fetched from the journal", (HOT,)),
+        Scenario(
+            "topic-hot-records", "the same, fetched record by record", (HOT._replace(style="messages"),)
         ),
         Scenario("topic-latency", "single records at 1,000/s", (PACED._replace(name="topic", kind="topic"),)),
         Scenario(
