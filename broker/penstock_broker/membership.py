@@ -89,11 +89,11 @@ class Membership:
         member = group.heartbeat(request.member, request.done, call.now.mono)
         self._belongs(member, call)
         if member.waiting is not None:
-            self._tell(member, member.waiting, seen=member.told)
+            self._tell(member, member.waiting, seen=member.seen)
         if request.seen != member.told:
             self._tell(member, call)
         else:
-            member.waiting = call
+            member.waiting, member.seen = call, request.seen
             self._alarms.set(member, member.wake_at)
 
     def leave(self, call: Call, group: str, member: bytes) -> None:
@@ -130,7 +130,7 @@ class Membership:
             key.opened(now.mono)
         elif group.members.get(key.id) is key and not group.late(key, now.mono):
             if key.waiting is not None and key.reply_at <= now.mono:
-                self._tell(key, key.waiting, seen=key.told)
+                self._tell(key, key.waiting, seen=key.seen)
             self._alarms.set(key, key.wake_at)
 
     @property

@@ -42,8 +42,16 @@ os.fdatasync = slow
 )
 """Syncs take up to 10 ms longer, so that a cut often finds something written and not synced; and the kernel
 keeps what is written next in small pieces, so that it can be half written."""
-UNSYNCED = SCRIPT.format("os.fdatasync = os.fsync = lambda fd: None")
-"""It believes that it syncs."""
+UNSYNCED = SCRIPT.format(
+    """
+from penstock_broker.storage.os_files import OsFiles
+
+write = OsFiles._write
+OsFiles._write = lambda files, job: write(files, job._replace(sync=False))
+"""
+)
+"""It believes that its journal is synced. Files are made as they are: where their blocks were not durable,
+either, ext4 would write what stands in them together with the news of the blocks, if its own journal is flushed."""
 
 
 class CutLives(Lives):

@@ -162,6 +162,33 @@ def test_lost_socket_is_no_lost_member_for_as_long_as_the_session_lasts() -> Non
     assert world.given(world.bob, waiting) == {"orders": [0, 1, 2, 3]}
 
 
+@pytest.mark.parametrize("before", [-1, 0, 1], ids=["just before", "at that moment", "just after"])
+def test_news_that_come_when_a_heartbeat_is_due_are_told(before: int) -> None:
+    world = World()
+    world.join(world.ann, ANN)
+    second = world.join(world.bob, BOB)
+    heartbeat, grace = SETTINGS.group_heartbeat_ms, SETTINGS.session_grace_ms
+    world.core.disconnected(world.ann, world.clock.now())
+    world.clock.advance(grace - heartbeat + before)
+    waiting = world.wait(world.bob, BOB, second["generation"])
+    world.clock.advance(heartbeat - before)  # she is gone, and his HEARTBEAT is to be answered
+    told = world.told(world.bob, waiting)
+    if told is None or told["partitions"] is None:
+        told = world.told(world.bob, world.wait(world.bob, BOB, told["generation"] if told else 0))
+    assert told["partitions"] == {"orders": [0, 1, 2, 3]}
+
+
+def test_both_heartbeats_tell_the_news_that_came_between_them() -> None:
+    world = World()
+    world.join(world.ann, ANN)
+    second = world.join(world.bob, BOB)
+    older = world.wait(world.bob, BOB, second["generation"])
+    world.ask(world.ann, s.Goodbye())
+    newer = world.ask(world.bob, g.Heartbeat("readers", BOB, second["generation"], second["generation"]))
+    told = [world.given(world.bob, asked) for asked in (older, newer)]
+    assert told == [{"orders": [0, 1, 2, 3]}] * 2
+
+
 def test_instance_keeps_its_seat_and_nothing_moves() -> None:
     world = World()
     world.join(world.ann, ANN, instance="a")

@@ -13,6 +13,20 @@ MACHINE = "tests/model/test_coordinator.py::TestGroups::runTest"
 
 MUTANTS = (
     Mutant(
+        "news swallowed by a heartbeat that is due",
+        MEMBERSHIP,
+        "                self._tell(key, key.waiting, seen=key.seen)\n",
+        "                self._tell(key, key.waiting, seen=key.told)\n",
+        NODE + "news_that_come_when_a_heartbeat_is_due_are_told",
+    ),
+    Mutant(
+        "news swallowed by the answer to an older heartbeat",
+        MEMBERSHIP,
+        "            self._tell(member, member.waiting, seen=member.seen)\n",
+        "            self._tell(member, member.waiting, seen=member.told)\n",
+        NODE + "both_heartbeats_tell_the_news_that_came_between_them",
+    ),
+    Mutant(
         "partition given away before it is given up",
         COORDINATOR,
         "for place in member.target - member.held.keys() if place not in self._owners)",

@@ -98,7 +98,8 @@ class Member:
 
     __slots__ = (
         *("assignor", "client", "deadline", "group", "held", "id", "instance", "joined", "rank"),
-        *("reply_at", "session", "state", "target", "told", "topics", "waiting", "yield_by", "yielding"),
+        *("reply_at", "seen", "session", "state", "target", "told", "topics", "waiting", "yield_by"),
+        "yielding",
     )
 
     def __init__(self, group: str, member: bytes, instance: str | None, joined: int) -> None:
@@ -127,6 +128,8 @@ class Member:
         """Generation of its newest assignment."""
         self.waiting: Any = None
         """Its HEARTBEAT that is not answered yet."""
+        self.seen = 0
+        """The generation that one knew of; an assignment may be newer already when it is answered."""
         self.reply_at = 0
         """When that is answered whatever happens."""
 
