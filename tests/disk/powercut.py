@@ -51,7 +51,7 @@ OsFiles._write = lambda files, job: write(files, job._replace(sync=False))
 """
 )
 """It believes that its journal is synced. Files are made as they are: where their blocks were not durable,
-either, ext4 would write what stands in them together with the news of the blocks, if its own journal is flushed."""
+either, ext4 would write what stands in them when its own journal is flushed."""
 
 
 class CutLives(Lives):

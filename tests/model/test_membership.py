@@ -175,6 +175,7 @@ def test_news_that_come_when_a_heartbeat_is_due_are_told(before: int) -> None:
     told = world.told(world.bob, waiting)
     if told is None or told["partitions"] is None:
         told = world.told(world.bob, world.wait(world.bob, BOB, told["generation"] if told else 0))
+    assert told is not None, "he believes that he knows what he has"
     assert told["partitions"] == {"orders": [0, 1, 2, 3]}
 
 
