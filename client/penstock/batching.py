@@ -356,7 +356,7 @@ class Publisher:
             batch.timer.cancel()
             batch.timer = None
         self._pending -= batch.size
-        batch.on_outcome(batch, outcome)
+        batch.tell(outcome)
         if batch.lane.address.producer:
             self.producers.ended(batch.lane, outcome)
         batch.callers = []

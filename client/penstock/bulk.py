@@ -109,7 +109,8 @@ class Bulk(Generic[T, V]):
 
     async def _publish(self, items: Iterable[T] | AsyncIterable[T]) -> None:
         if self._plain is not None and is_plain(items):
-            for batch in self._slices(self._plain, items):
+            bodies = items if isinstance(items, list) else list(items)
+            for batch in self._slices(self._plain, bodies):
                 if not await self._submitted(batch):
                     return
             return
@@ -201,7 +202,7 @@ class Bulk(Generic[T, V]):
         self._turns = {route: address for route, address in self._turns.items() if address in self._drafts}
         return full
 
-    def _slices(self, to: "Address | Route", bodies: Sequence[bytes]) -> Iterator[Batch]:
+    def _slices(self, to: "Address | Route", bodies: list[bytes]) -> Iterator[Batch]:
         """The same for plain bodies: slices instead of single messages."""
         for first, end, ends in cuts(bodies):
             some = bodies[first:end]

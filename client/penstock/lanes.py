@@ -80,6 +80,7 @@ class Batch:
         "_ends",
         "_kinds",
         "_number",
+        "_on_outcome",
         "_row",
         "asking",
         "bodies",
@@ -93,7 +94,6 @@ class Batch:
         "gathering",
         "joiners",
         "lane",
-        "on_outcome",
         "outcome",
         "refusal",
         "size",
@@ -105,7 +105,6 @@ class Batch:
     def __init__(self, lane: "Lane", on_outcome: Callable[["Batch", Outcome], None], codec: int = 0) -> None:
         self.lane = lane
         self.codec = codec
-        self.on_outcome = on_outcome
         self.stage = Stage.QUEUE
         self.gathering = False
         """It takes more messages as long as it is not sent."""
@@ -117,7 +116,7 @@ class Batch:
         self.count = 0
         self.size = HEADER_BYTES
         self.data: Buffer | None = None
-        """Encoded, from the first time it is sent."""
+        """Encoded, from the first time it is sent until it is confirmed."""
         self.doubt = False
         """A socket was lost while it was open, and nothing has been heard since: it may be appended."""
         self.refusal: Error | None = None
@@ -136,6 +135,7 @@ class Batch:
         self._kinds: set[Kind] = set()
         self._row = END_BYTES
         self._number = (0, 0)
+        self._on_outcome: Callable[[Batch, Outcome], None] | None = on_outcome
 
     @property
     def sequence(self) -> int:
@@ -146,6 +146,13 @@ class Batch:
     def in_doubt(self) -> bool:
         """Nobody here can say whether it is appended."""
         return self.doubt or self.stage is Stage.OPEN
+
+    def tell(self, outcome: Outcome) -> None:
+        """Its outcome, to whom it was made for; once. They know each other: that ends here, so that neither
+        has to wait for the garbage collector."""
+        on_outcome, self._on_outcome = self._on_outcome, None
+        if on_outcome is not None:
+            on_outcome(self, outcome)
 
     def request(self) -> Enqueue | Produce:
         """What sends it, once it is encoded: the same again and again under the same number."""
@@ -177,10 +184,9 @@ class Batch:
         self.count += 1
         self.size += cost
 
-    def fill(self, bodies: Sequence[bytes], ends: Sequence[int]) -> None:
-        """Take plain messages, whose cumulative ends are known, and nothing else."""
-        self.bodies = list(bodies)
-        self._ends = ends
+    def fill(self, bodies: list[bytes], ends: Sequence[int]) -> None:
+        """Take plain messages, whose cumulative ends are known, and nothing else. The list is not copied."""
+        self.bodies, self._ends = bodies, ends
         self.count = len(bodies)
         self.size += ends[-1] + self._row * len(bodies)
 
@@ -284,6 +290,7 @@ class Lane:
         self.expected = max(self.expected, batch.sequence + 1)
         self.pauses = None
         self.remove(batch)
+        batch.data = None
 
     def refused(self, batch: Batch) -> None:
         """It will never be appended; its number is free."""

@@ -1,6 +1,7 @@
 """Many at once: how the input is cut, how far it is taken, and what is said when it stops half-way."""
 
 import asyncio
+import gc
 from itertools import accumulate, count, pairwise
 
 import pytest
@@ -12,6 +13,7 @@ from tests.unit.client.publishing import quiet, start
 import penstock
 from penstock import bulk
 from penstock.errors import BatchError, Disconnected, Invalid, OutcomeUnknown, QueueFull, TooLarge
+from penstock.lanes import Batch
 from penstock.murmur2 import partition_of
 from penstock_protocol.batch import Kind
 from penstock_protocol.errors import Busy, SequenceGap
@@ -95,6 +97,20 @@ async def test_a_call_does_not_pass_a_message_that_still_gathers(server, queue):
     for each in asked:
         each.confirm()
     await asyncio.gather(one, many)
+
+
+async def test_what_is_confirmed_is_not_kept_until_the_garbage_is_collected(server, queue):
+    gc.collect()
+    gc.disable()
+    try:
+        calls = [start(queue.enqueue_many([b"one", b"two"])), start(queue.enqueue(b"three"))]
+        for _ in calls:
+            (await server.asked(Enqueue)).confirm()
+        await asyncio.gather(*calls)
+        kept = [each for each in gc.get_objects() if isinstance(each, Batch)]
+        assert [(each.count, each.data) for each in kept] == [(1, None)], "but the place where one may gather"
+    finally:
+        gc.enable()
 
 
 async def test_a_batch_holds_ten_thousand(server, queue):
