@@ -96,6 +96,11 @@ SCENARIOS: dict[str, Scenario] = {
             "1 KiB in hundreds into a topic; fetched when all is in",
             (TOPIC._replace(drain="after", messages=1_000_000),),
         ),
+        Scenario(
+            "topic-steady",
+            "the same when the journal has grown to its size and its files are used again",
+            (TOPIC._replace(drain="after", warm_up=1_500_000),),
+        ),
         Scenario("topic-lz4", "topic, its values compressed by lz4", (TOPIC._replace(feature="lz4"),)),
         Scenario("topic-zstd", "topic, its values compressed by zstd", (TOPIC._replace(feature="zstd"),)),
         Scenario(
