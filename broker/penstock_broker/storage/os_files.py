@@ -271,9 +271,7 @@ class OsFiles:
         for step in job.steps:
             self._zero_fill(job.name, fd, step.offset)
             size = sum(piece.length if isinstance(piece, Extent) else len(piece) for piece in step.pieces)
-            with self._direct(job.name, size) as direct, self._stages.borrow() as stage:
-                borrow = self._descriptors.borrow
-                bulk = BulkWrite(fd, direct, step.offset, stage, borrow, or_zeros=job.or_zeros)
+            with self._bulk(job.name, fd, step.offset, size, or_zeros=job.or_zeros) as bulk:
                 written += bulk.write(step.pieces)
         os.fsync(self._directory)  # an older file, too: who made it may not have come so far
         return written
@@ -283,8 +281,16 @@ class OsFiles:
         start = os.fstat(fd).st_size
         if start < size:
             zeros = (_ZEROS[: size - at] for at in range(start, size, STAGE_BYTES))
-            with self._direct(name, size - start) as direct, self._stages.borrow() as stage:
-                BulkWrite(fd, direct, start, stage, self._descriptors.borrow).write(zeros)
+            with self._bulk(name, fd, start, size - start) as bulk:
+                bulk.write(zeros)
+
+    @contextmanager
+    def _bulk(
+        self, name: str, fd: int, offset: int, size: int, *, or_zeros: bool = False
+    ) -> Iterator[BulkWrite]:
+        """What writes `size` bytes from `offset` of a file on."""
+        with self._direct(name, size) as direct, self._stages.borrow() as stage:
+            yield BulkWrite(fd, direct, offset, stage, self._descriptors.borrow, or_zeros=or_zeros)
 
     @contextmanager
     def _direct(self, name: str, size: int) -> Iterator[int | None]:
