@@ -8,47 +8,89 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from penstock_loadtest.agent import runner
 from penstock_loadtest.broker import roomy
 from penstock_loadtest.latency import Latencies, merged, summary
 from penstock_loadtest.scenarios import KIB, MIB
+from penstock_loadtest.ticker import Ticker
 
 SYNCS = 2_000
 ECHOES = 5_000
+PACED_SECONDS = 5.0
 FILE_BYTES = 16 * MIB
 BLOCK_BYTES = 4 * KIB
 """What a broker writes for a message of 1 KiB: a block of the disk."""
+_BLOCK = os.urandom(BLOCK_BYTES)
 
 
-def cost(found: dict[str, Any]) -> float:
-    """µs of one sync and one echo, by their medians."""
-    total: float = found["sync"]["p50"] + found["echo"]["p50"]
-    return total
-
-
-async def bare() -> dict[str, Any]:
-    """Latencies in µs of pwrite and fdatasync of a block (`sync`), and of 1 KiB there and back (`echo`)."""
+async def bare(rate: float | None) -> dict[str, Any]:
+    """Latencies of pwrite and fdatasync of a block (`sync`), and of 1 KiB there and back (`echo`); of an open
+    loop, of a block on its schedule (`paced`). To be measured twice, and handed to `both`."""
+    if rate:
+        return {"paced": (await _paced(rate)).encode()}
     return {
         "sync": summary(merged([_syncs().encode()])),
         "echo": summary(merged([(await _echoes()).encode()])),
     }
 
 
+def both(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The summaries, in µs, of what was measured before and after a run: the better one of a single call,
+    everything on a schedule."""
+    if "paced" in before:
+        return {"paced": summary(merged([before["paced"], after["paced"]]))}
+    return min(before, after, key=_cost)
+
+
+def _cost(found: dict[str, Any]) -> float:
+    total: float = found["sync"]["p50"] + found["echo"]["p50"]
+    return total
+
+
+async def _paced(rate: float) -> Latencies:
+    """A block made durable at each instant of a schedule, for 5 s, counted from that instant. Those that come
+    due during a sync share the next one, as in a broker."""
+    latencies = Latencies()
+    interval, instants, done = round(1e9 / rate), round(rate * PACED_SECONDS), 0
+    begin = time.monotonic_ns()
+    with _file() as fd, Ticker(begin, interval) as ticker:
+        while done < instants:
+            await ticker.tick()
+            due = min(instants, (time.monotonic_ns() - begin) // interval + 1)
+            _make_durable(fd, done)
+            ended = time.monotonic_ns()
+            for instant in range(done, due):
+                latencies.add(ended - begin - instant * interval)
+            done = due
+    return latencies
+
+
 def _syncs() -> Latencies:
     latencies = Latencies()
-    block = os.urandom(BLOCK_BYTES)
-    with tempfile.TemporaryFile(dir=roomy()) as file:
-        fd = file.fileno()
-        os.pwrite(fd, bytes(FILE_BYTES), 0)
-        os.fsync(fd)
-        for at in range(SYNCS):
+    with _file() as fd:
+        for number in range(SYNCS):
             began = time.monotonic_ns()
-            os.pwrite(fd, block, at * BLOCK_BYTES % FILE_BYTES)
-            os.fdatasync(fd)
+            _make_durable(fd, number)
             latencies.add(time.monotonic_ns() - began)
     return latencies
+
+
+@contextmanager
+def _file() -> Iterator[int]:
+    """A file whose blocks are there, as those of a journal are."""
+    with tempfile.TemporaryFile(dir=roomy()) as file:
+        os.pwrite(file.fileno(), bytes(FILE_BYTES), 0)
+        os.fsync(file.fileno())
+        yield file.fileno()
+
+
+def _make_durable(fd: int, number: int) -> None:
+    os.pwrite(fd, _BLOCK, number * BLOCK_BYTES % FILE_BYTES)
+    os.fdatasync(fd)
 
 
 async def _echoes() -> Latencies:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from penstock_loadtest.adapter import Unsupported
 from penstock_loadtest.agent import adapter_of
-from penstock_loadtest.bare import bare, cost
+from penstock_loadtest.bare import bare, both
 from penstock_loadtest.broker import Usage
 from penstock_loadtest.crew import Agent, Watch, all_heard, close_all
 from penstock_loadtest.latency import merged, summary
@@ -205,7 +205,8 @@ class Run:
     async def result(self) -> dict[str, Any]:
         """Run it. Raises `RunFailed`, `Unsupported`."""
         began = time.monotonic()
-        bares = [await bare()] if self._scenario.bare else []
+        rate = self._scenario.flows[0].rate
+        before = await bare(rate) if self._scenario.bare else None
         try:
             for crew in self.crews:
                 await crew.start()
@@ -224,7 +225,7 @@ class Run:
             "seconds": time.monotonic() - began,
             "flows": flows,
             **measured,
-            "bare": min(*bares, await bare(), key=cost) if scenario.bare else None,
+            "bare": both(before, await bare(rate)) if before else None,
             "samples": self._samples,
         }
 

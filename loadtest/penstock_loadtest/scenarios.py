@@ -64,7 +64,8 @@ class Scenario(NamedTuple):
     idle: int = 0
     """Connections that do nothing: everything is measured without and then with them."""
     bare: bool = False
-    """Compare with a bare fdatasync and a bare loopback echo, measured in the same run."""
+    """Compare with the machine alone, measured before and after: a bare fdatasync and a bare loopback echo;
+    of an open loop, a block made durable at each instant of its schedule."""
     long: bool = False
     """Runs only when it is named."""
 
@@ -112,7 +113,12 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             "topic-hot-records", "the same, fetched record by record", (HOT._replace(style="messages"),)
         ),
-        Scenario("topic-latency", "single records at 1,000/s", (PACED._replace(name="topic", kind="topic"),)),
+        Scenario(
+            "topic-latency",
+            "single records at 1,000/s",
+            (PACED._replace(name="topic", kind="topic"),),
+            bare=True,
+        ),
         Scenario(
             "topic-partitions",
             "calls of one hundred to each of 1,000 partitions in turn",
@@ -181,7 +187,7 @@ SCENARIOS: dict[str, Scenario] = {
             "two groups at 10,000/s, one of which manages half of that",
             (TOPIC._replace(readers=2, pauses_us=(0, 200), rate=10_000, messages=200_000, warm_up=10_000),),
         ),
-        Scenario("latency", "single messages at 1,000/s", (PACED,)),
+        Scenario("latency", "single messages at 1,000/s", (PACED,), bare=True),
         Scenario("one-at-a-time", "one caller, the next message after the confirm", (ALONE,), bare=True),
         Scenario(
             "awaited",

@@ -65,12 +65,7 @@ def run_notes(run: dict[str, Any]) -> list[str]:
         f"{run['scenario']}: a publish failed: {flow['failure']}" for flow in run["flows"] if flow["failure"]
     ]
     if run["bare"]:
-        sync, echo = run["bare"]["sync"]["p50"], run["bare"]["echo"]["p50"]
-        confirm = run["flows"][0]["published"]["latency"]["p50"]
-        notes.append(
-            f"{run['scenario']} on {run['system']}: confirm p50 {time_text(confirm)} is"
-            f" {confirm / (sync + echo):.2f} × bare: fdatasync {time_text(sync)} + echo {time_text(echo)}"
-        )
+        notes.append(f"{run['scenario']} on {run['system']}: {_beside_bare(run)}")
     if run["samples"] and run["samples"][-1]["at"] >= LONG_SECONDS and run["samples"][-1]["rss_anon"]:
         notes.append(f"{run['scenario']}: {_growth(run['samples'])}")
     if run["idle"]:
@@ -83,6 +78,23 @@ def run_notes(run: dict[str, Any]) -> list[str]:
             f" {time_text(idle['confirm_beside'].get('p99'))} with them"
         )
     return notes
+
+
+def _beside_bare(run: dict[str, Any]) -> str:
+    """What was measured, and beside it what the machine does without any broker."""
+    confirm, bare = run["flows"][0]["published"]["latency"], run["bare"]
+    if "paced" in bare:
+        shown = ("p50", "p99", "p99.9")
+        ours, disk = (
+            ", ".join(f"{name} {time_text(found.get(name))}" for name in shown)
+            for found in (confirm, bare["paced"])
+        )
+        return f"confirm {ours}; the disk alone on this schedule, before and after: {disk}"
+    sync, echo = bare["sync"]["p50"], bare["echo"]["p50"]
+    return (
+        f"confirm p50 {time_text(confirm['p50'])} is {confirm['p50'] / (sync + echo):.2f} × bare:"
+        f" fdatasync {time_text(sync)} + echo {time_text(echo)}"
+    )
 
 
 def _growth(samples: list[dict[str, Any]]) -> str:
