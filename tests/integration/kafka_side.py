@@ -19,7 +19,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 from tests.integration.sides import Refused
-from tests.integration.streams import TURN_SECONDS, Place, Said, Stored
+from tests.integration.streams import TURN_SECONDS, Place, Said, Stored, becomes
 
 import penstock
 from penstock import Outgoing
@@ -74,6 +74,12 @@ class Kafka:
         for name, value in settings.items():
             config |= TOPIC[name](value)
         await _result(self.admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic])
+
+        async def is_known() -> bool:
+            listed = await asyncio.to_thread(self.admin.list_topics, timeout=SECONDS)
+            return topic in listed.topics
+
+        await becomes(is_known)  # what was created shows a moment later
 
     async def alter(self, topic: str, partitions: int) -> None:
         await _result(self.admin.create_partitions([NewPartitions(topic, partitions)])[topic])
@@ -193,10 +199,15 @@ class Kafka:
     ) -> None:
         places = [TopicPartition(topic, n, offset, metadata or "") for n, offset in offsets.items()]
         request = ConsumerGroupTopicPartitions(group, places)
-        done = await _result(self.admin.alter_consumer_group_offsets([request])[group])
-        for place in done.topic_partitions:
-            if place.error is not None:
-                raise Refused(str(place.error))
+
+        async def is_taken() -> bool:
+            done = await _result(self.admin.alter_consumer_group_offsets([request])[group])
+            errors = [place.error for place in done.topic_partitions if place.error is not None]
+            if any(error.code() != KafkaError.COORDINATOR_LOAD_IN_PROGRESS for error in errors):
+                raise Refused(str(errors[0]))
+            return not errors
+
+        await becomes(is_taken)
 
     async def committed(self, group: str, topic: str) -> dict[int, tuple[int, str]]:
         request = ConsumerGroupTopicPartitions(group)

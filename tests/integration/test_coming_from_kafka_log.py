@@ -97,14 +97,24 @@ async def _retained(side: Any, topic: str, **settings: Any) -> int:
     return start
 
 
+async def _whole_log(side: Any, q: str) -> tuple[int, list[Any]]:
+    """Where the log begins, and what is in it; Kafka may drop a segment between the two looks."""
+    while True:
+        start, _ = await side.span(q)
+        try:
+            return start, await side.fetch(q, 0, start)
+        except Refused:
+            if (await side.span(q))[0] == start:
+                raise
+
+
 async def test_retention_moves_the_start(side: Any, q: str) -> None:
     start = await _retained(side, q, **({"segment_bytes": 20_000} if side.name == "kafka" else {}))
     assert 0 < start < 300
-    start, end = await side.span(q)
-    assert end == 300
+    assert (await side.span(q))[1] == 300
     with pytest.raises(Refused, match=r"out of range|is not in"):
         await side.fetch(q, 0, 0)
-    kept = await side.fetch(q, 0, start)
+    start, kept = await _whole_log(side, q)
     assert [record.offset for record in kept] == list(range(start, 300))
     assert len(kept) >= 90  # 100,000 bytes of them
 
