@@ -1,17 +1,20 @@
-"""The figures of queue features at their largest, each against a broker of its own.
+"""The figures of features at their largest, each against a broker of its own.
 
     delayed   a million messages delayed by up to a year: memory, and the start after kill -9
     expiry    a million messages that expire at once: how long anybody else waits meanwhile
     acks      a million messages acked one by one in random order: cost at the beginning and at the end
     groups    a million message groups, one after the other, and all at once: memory
+    rebalance fifty members over two hundred partitions: how long until each has its share again
 
 `python -m penstock_loadtest.features [NAME …] [--scale 0.1]`: durability fsync, bodies of 100 B in thousands.
 Nothing is asserted: machines differ, and are shared.
 """
 
+import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
 
 import penstock
 from penstock_loadtest.broker import Broker
@@ -25,6 +28,8 @@ MIB = 1 << 20
 EXPIRES_SECONDS = 20.0
 ACKS_PER_FRAME = 1_000
 PER_ROUND = 10_000
+MEMBERS = 50
+PARTITIONS = 200
 
 
 async def _filled(queue: penstock.Queue[bytes], messages: int, made: Callable[[int], object]) -> None:
@@ -151,6 +156,81 @@ async def _drained(queue: penstock.Queue[bytes], messages: int) -> None:
         await got.ack()
 
 
+async def rebalance(scale: float, say: Say) -> None:
+    """All join at once, one more joins, one leaves: until nothing moves any more, and shares are even."""
+    members, partitions = max(2, round(MEMBERS * scale)), max(4, round(PARTITIONS * scale))
+    with Broker() as broker:
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(penstock.connect(broker.url))
+            await client.create_topic("shared", partitions=partitions)
+            shares = _Shares(partitions)
+            stacks = [await stack.enter_async_context(AsyncExitStack()) for _ in range(members + 1)]
+            steps = (
+                (f"{members} members join", shares.join(broker.url, stacks[:-1])),
+                ("one more joins", shares.join(broker.url, stacks[-1:])),
+                ("one leaves", shares.leave(stacks[-1])),
+            )
+            for told, step in steps:
+                began = time.monotonic()
+                await step
+                await shares.settled()
+                seconds = time.monotonic() - began
+                say(f"{partitions} partitions, {told:20} {seconds:.2f} s until each has its share")
+
+
+class _Shares:
+    """Who has which partitions of a topic."""
+
+    def __init__(self, partitions: int) -> None:
+        self._partitions = partitions
+        self._of: dict[AsyncExitStack, set[int]] = {}
+        self._changed = asyncio.Event()
+
+    async def join(self, url: str, members: Sequence[AsyncExitStack]) -> None:
+        """One member each, on a connection of its own, until its stack is closed."""
+        self._of |= {member: set() for member in members}
+        await asyncio.gather(*(self._join(url, member) for member in members))
+
+    async def _join(self, url: str, member: AsyncExitStack) -> None:
+        client = await member.enter_async_context(penstock.connect(url))
+        mine = self._of[member]
+
+        def has(places: set[int]) -> None:
+            mine.clear()
+            mine.update(places)
+            self._changed.set()
+
+        consumer = client.topic("shared").consumer(
+            "group",
+            on_assigned=lambda places: has(mine | set(places)),
+            on_revoked=lambda places: has(mine - set(places)),
+        )
+        await member.enter_async_context(consumer)
+        reading = asyncio.ensure_future(anext(consumer))
+        member.callback(reading.cancel)
+
+    async def leave(self, member: AsyncExitStack) -> None:
+        """It closes its consumer and its connection."""
+        del self._of[member]
+        await member.aclose()
+
+    async def settled(self) -> None:
+        """Return when every partition has one owner, and no member two more than another."""
+        while not self._is_even():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _is_even(self) -> bool:
+        sizes = [len(mine) for mine in self._of.values()]
+        return sum(sizes) == self._partitions and max(sizes) - min(sizes) <= 1
+
+
 if __name__ == "__main__":
-    figures: dict[str, Figure] = {"delayed": delayed, "expiry": expiry, "acks": acks, "groups": groups}
+    figures: dict[str, Figure] = {
+        "delayed": delayed,
+        "expiry": expiry,
+        "acks": acks,
+        "groups": groups,
+        "rebalance": rebalance,
+    }
     measure(figures, "features", __doc__)
