@@ -24,6 +24,7 @@ from penstock_protocol.messages.session import Document
 if TYPE_CHECKING:
     from penstock_broker.core import Core
 
+FIRST_BOOT = 1
 REFRESH_MS = 86_400_000
 """Offsets younger than that need not be stored again when a group empties."""
 
@@ -43,6 +44,7 @@ class Membership:
         """The registry's count of changes that `_sizes` reflects."""
         self._sizes: dict[str, int] = {}
         settings = core.settings
+        self._returning_until = now.mono + settings.group_session_ms if boot > FIRST_BOOT else 0
         self._forgets_from = now.mono + settings.group_session_ms + settings.session_grace_ms
         """Before, members of the life before may still come back."""
 
@@ -60,7 +62,7 @@ class Membership:
     # ---- Requests
 
     def join(self, call: Call, request: Join, claims: list[Place]) -> None:
-        """Become a member; answered with what it may read."""
+        """Become a member; answered at the end of the turn with what it may read."""
         settings = self._core.settings
         group = self._groups.get(request.group)
         if group is None:
@@ -70,8 +72,9 @@ class Membership:
                 settings.group_session_ms,
                 settings.group_rebalance_ms,
                 settings.group_heartbeat_ms,
+                returning_until=self._returning_until,
             )
-            group.resized(self._known_sizes(), call.now.mono)
+            group.resized(self._known_sizes())
         member = group.join(
             request.member, request.instance, request.topics, request.assignor, claims, call.now.mono
         )
@@ -81,13 +84,15 @@ class Membership:
             self._alarms.set(group, group.closed_until)
         if member.waiting is not None:  # of who sat here before
             self._core.answer(member.waiting, fenced(request.group))
-        self._tell(member, call)
+        member.waiting, member.seen = call, 0
 
     def heartbeat(self, call: Call, request: Heartbeat) -> None:
         """A sign of life; answered when there is something new, or when the next one is due."""
         group = self._group(request.group)
         member = group.heartbeat(request.member, request.done, call.now.mono)
         self._belongs(member, call)
+        if not member.told:  # it joined in this very turn
+            group.settle(call.now.mono)
         if member.waiting is not None:
             self._tell(member, member.waiting, seen=member.seen)
         if request.seen != member.told:
@@ -99,7 +104,7 @@ class Membership:
     def leave(self, call: Call, group: str, member: bytes) -> None:
         """Give everything up."""
         found = self._group(group)
-        found.leave(member, call.now.mono)
+        found.leave(member)
         self._touched[found] = None
 
     def ended(self, session: Session, now: Now) -> None:
@@ -107,7 +112,7 @@ class Membership:
         for name in session.groups:
             group = self._groups.get(name)
             if group is not None:
-                group.lost(session, now.mono)
+                group.lost(session)
                 self._touched[group] = None
 
     def _belongs(self, member: Member, call: Call) -> None:
@@ -139,14 +144,15 @@ class Membership:
         return bool(self._touched) or self._sizes_of != self._core.registry.changes
 
     def run(self, now: Now) -> None:
-        """Once per turn: tell whoever's assignment is new."""
+        """Once per turn: think over who is to have what, and tell whoever's assignment is new."""
         if self._sizes_of != self._core.registry.changes:
             sizes = self._known_sizes()
             for group in self._groups.values():
-                group.resized(sizes, now.mono)
+                group.resized(sizes)
                 self._touched[group] = None
         touched, self._touched = self._touched, {}
         for group in touched:
+            group.settle(now.mono)
             changed, group.changed = group.changed, {}
             for member in changed:
                 if member.state is State.GONE:

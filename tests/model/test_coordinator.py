@@ -49,7 +49,7 @@ class Groups(RuleBasedStateMachine):
 
     def begin(self) -> Coordinator:
         group = Coordinator("g", self.generations, SESSION_MS, YIELD_MS, HEARTBEAT_MS)
-        group.resized(dict(self.sizes), self.mono)
+        group.resized(dict(self.sizes))
         return group
 
     # ---- What members do
@@ -68,6 +68,7 @@ class Groups(RuleBasedStateMachine):
         member = self.group.join(
             reader.id, reader.instance, reader.topics, reader.assignor, sorted(reader.reading), self.mono
         )
+        self.group.settle(self.mono)
         self.see(reader, member)
         if self.group.closed_until is not None:
             assert self.group.closed_until > self.mono
@@ -94,13 +95,14 @@ class Groups(RuleBasedStateMachine):
             self.join(reader)
 
     @precondition(lambda self: self.readers)
-    @rule(data=st.data(), clean=st.booleans())
-    def go(self, data: st.DataObject, clean: bool) -> None:
+    @rule(data=st.data(), clean=st.booleans(), settled=st.booleans())
+    def go(self, data: st.DataObject, clean: bool, settled: bool) -> None:
         """A clean close; or a crash, after which nothing is heard any more."""
         reader = data.draw(st.sampled_from(self.readers))
         self.readers.remove(reader)
         if clean and reader.id in self.group.members:
-            self.group.leave(reader.id, self.mono)
+            self.group.leave(reader.id)
+            self.turn_ends(settled)
 
     @precondition(lambda self: self.readers)
     @rule(data=st.data())
@@ -121,15 +123,22 @@ class Groups(RuleBasedStateMachine):
 
     # ---- What happens around them
 
-    @rule(topic=st.sampled_from(["a", "b", "a.x"]), more=st.integers(1, 4))
-    def a_topic_grows(self, topic: str, more: int) -> None:
-        self.sizes[topic] = self.sizes.get(topic, 0) + more
-        self.group.resized(dict(self.sizes), self.mono)
+    def turn_ends(self, settled: bool) -> None:
+        """Or more happens in it."""
+        if settled:
+            self.group.settle(self.mono)
 
-    @rule(topic=st.sampled_from(["b", "a.x"]))
-    def a_topic_goes(self, topic: str) -> None:
+    @rule(topic=st.sampled_from(["a", "b", "a.x"]), more=st.integers(1, 4), settled=st.booleans())
+    def a_topic_grows(self, topic: str, more: int, settled: bool) -> None:
+        self.sizes[topic] = self.sizes.get(topic, 0) + more
+        self.group.resized(dict(self.sizes))
+        self.turn_ends(settled)
+
+    @rule(topic=st.sampled_from(["b", "a.x"]), settled=st.booleans())
+    def a_topic_goes(self, topic: str, settled: bool) -> None:
         self.sizes.pop(topic, None)
-        self.group.resized(dict(self.sizes), self.mono)
+        self.group.resized(dict(self.sizes))
+        self.turn_ends(settled)
         for reader in self.readers:
             reader.reading = {place for place in reader.reading if place.topic != topic}
 
@@ -144,6 +153,7 @@ class Groups(RuleBasedStateMachine):
         for member in list(self.group.members.values()):
             if member.id in self.group.members:
                 self.group.late(member, self.mono)
+        self.group.settle(self.mono)
 
     @rule()
     def the_broker_starts_anew(self) -> None:
@@ -169,7 +179,7 @@ class Groups(RuleBasedStateMachine):
             Place(topic, number)
             for topic, size in self.sizes.items()
             for number in range(size)
-            if any(topic in self.group._subscribed(m) for m in self.group.members.values())
+            if any(topic in self.group._subscribed(m.topics) for m in self.group.members.values())
         }
         assert {place for reader in self.readers for place in reader.reading} == wanted
         assert sum(len(reader.reading) for reader in self.readers) == len(wanted)
@@ -227,7 +237,7 @@ def stable(members: int, partitions: int, assignor: str = "sticky") -> Coordinat
     generations = Generations()
     generations.begin(1)
     group = Coordinator("g", generations, SESSION_MS, YIELD_MS, HEARTBEAT_MS)
-    group.resized({"t": partitions}, 0)
+    group.resized({"t": partitions})
     for number in range(members):
         group.join(number.to_bytes(16, "big"), None, ["t"], assignor, (), 0)
     rest(group)
@@ -235,6 +245,7 @@ def stable(members: int, partitions: int, assignor: str = "sticky") -> Coordinat
 
 
 def rest(group: Coordinator) -> None:
+    group.settle(0)
     while group.changed:
         group.changed.clear()
         for member in list(group.members.values()):
@@ -264,7 +275,7 @@ def test_who_leaves_is_shared_out_and_nothing_else_moves(members: int) -> None:
     group = stable(members, 200)
     before = owners(group)
     gone = next(iter(group.members))
-    group.leave(gone, 0)
+    group.leave(gone)
     rest(group)
     after = owners(group)
     assert len(after) == 200
@@ -278,6 +289,7 @@ def test_others_go_on_while_one_gives_up() -> None:
     group = stable(3, 9)
     before = {member.id: (member.told, member.assigned) for member in group.members.values()}
     group.join(b"newcomer--------", None, ["t"], "sticky", (), 0)
+    group.settle(0)
     untouched = [m for m in group.members.values() if before.get(m.id) == (m.told, m.assigned)]
     assert len(untouched) == 1  # 9 = 2 + 2 + 2 + 3: one of them keeps its three
 
@@ -287,10 +299,12 @@ def test_who_does_not_give_up_in_time_is_no_member_any_more() -> None:
     (slow,) = group.members.values()
     told = slow.told
     group.join(b"newcomer--------", None, ["t"], "sticky", (), 0)
+    group.settle(0)
     for mono in range(0, YIELD_MS + 1, HEARTBEAT_MS):
         group.heartbeat(slow.id, told, mono)
         group.heartbeat(b"newcomer--------", group.members[b"newcomer--------"].told, mono)
         group.late(slow, mono)
+        group.settle(mono)
         if slow.state is State.GONE:
             break
     assert mono == YIELD_MS
@@ -302,9 +316,11 @@ def test_commit_of_an_old_generation_is_stale_after_the_partition_came_back() ->
     (first,) = group.members.values()
     old = first.told
     group.join(b"newcomer--------", None, ["t"], "sticky", (), 0)
+    group.settle(0)
     rest(group)
     (lent,) = group.members[b"newcomer--------"].assigned
-    group.leave(b"newcomer--------", 0)
+    group.leave(b"newcomer--------")
+    group.settle(0)
     rest(group)
     assert lent in first.assigned
     with pytest.raises(Stale):
@@ -320,7 +336,7 @@ def test_who_comes_back_after_a_restart_and_leaves_at_once_hands_over_at_once() 
     rest(group)
     assert owners(group).keys() == {*places[0::3], *places[1::3]}  # a third may come back, and has the rest
     first, second = group.members
-    group.leave(first, 0)
+    group.leave(first)
     rest(group)
     assert owners(group) == dict.fromkeys([*places[0::3], *places[1::3]], second)
     assert group.closed_until is not None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.model.bench import SETTINGS, Bench, batch
 
+from penstock_broker.groups.assignors import ASSIGNORS, sticky
 from penstock_broker.session import Connection
 from penstock_protocol.errors import Conflict, Error, Invalid, NotFound, OffsetOutOfRange, Stale
 from penstock_protocol.messages import groups as g
@@ -183,11 +184,23 @@ def test_both_heartbeats_tell_the_news_that_came_between_them() -> None:
     world = World()
     world.join(world.ann, ANN)
     second = world.join(world.bob, BOB)
+    less = world.told(world.ann, world.wait(world.ann, ANN, 0))
+    older = world.wait(world.bob, BOB, second["generation"])
+    world.ask(world.ann, g.Heartbeat("readers", ANN, less["generation"], less["generation"]))
+    newer = world.ask(world.bob, g.Heartbeat("readers", BOB, second["generation"], second["generation"]))
+    told = [world.given(world.bob, asked) for asked in (older, newer)]
+    assert told == [{"orders": [2, 3]}] * 2
+
+
+def test_news_at_the_end_of_a_turn_are_told_to_the_newer_of_two_heartbeats() -> None:
+    world = World()
+    world.join(world.ann, ANN)
+    second = world.join(world.bob, BOB)
     older = world.wait(world.bob, BOB, second["generation"])
     world.ask(world.ann, s.Goodbye())
     newer = world.ask(world.bob, g.Heartbeat("readers", BOB, second["generation"], second["generation"]))
-    told = [world.given(world.bob, asked) for asked in (older, newer)]
-    assert told == [{"orders": [0, 1, 2, 3]}] * 2
+    assert world.given(world.bob, older) is None
+    assert world.given(world.bob, newer) == {"orders": [0, 1, 2, 3]}
 
 
 def test_instance_keeps_its_seat_and_nothing_moves() -> None:
@@ -290,6 +303,45 @@ def test_member_of_an_earlier_life_of_the_broker_is_stale_and_keeps_what_it_name
     waiting = world.wait(world.ann, ANN, mine["generation"])
     world.clock.advance(100)
     assert world.told(world.ann, waiting)["partitions"] == {"orders": [1, 2]}
+
+
+def test_who_comes_first_after_a_restart_does_not_get_what_others_have_still() -> None:
+    world = World()
+    world.join(world.ann, ANN)
+    world = restarted(world)
+    standby = world.join(world.bob, BOB)
+    assert standby["partitions"] == {}
+    world.clock.advance(1_000)
+    assert world.join(world.ann, ANN, claims={"orders": [0, 1]})["partitions"] == {"orders": [0, 1]}
+    waiting = world.wait(world.bob, BOB, standby["generation"])
+    world.clock.advance(2_000)
+    assert world.told(world.bob, waiting)["partitions"] == {"orders": [2, 3]}
+
+
+def test_who_comes_first_long_after_a_restart_gets_everything_at_once() -> None:
+    world = restarted(World())
+    world.clock.advance(world.core.settings.group_session_ms)
+    assert world.join(world.ann, ANN)["partitions"] == {"orders": [0, 1, 2, 3]}
+
+
+def test_many_that_come_and_go_in_one_turn_are_thought_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    calls = []
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return sticky(*args)
+
+    monkeypatch.setitem(ASSIGNORS, "sticky", counted)
+    members = [bytes([number] * 16) for number in range(20)]
+    for member in members:
+        world.ask(world.ann, g.Join("readers", member, ("orders",), "sticky", None, memoryview(b"")))
+    world.settle()
+    assert len(calls) == 1
+    assert sum(len(row["partitions"]) for row in world.describe()["members"]) == 4
+    world.ask(world.ann, s.Goodbye())
+    world.join(world.bob, BOB)
+    assert len(calls) == 2
 
 
 def test_group_says_who_is_in_it_and_how_far_it_is() -> None:

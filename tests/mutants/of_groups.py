@@ -76,6 +76,27 @@ MUTANTS = (
         ALONE + "who_comes_back_after_a_restart_and_leaves_at_once_hands_over_at_once",
     ),
     Mutant(
+        "who comes first after a restart and claims nothing gets everything",
+        COORDINATOR,
+        "        if len(self.members) == 1 and (claimed or mono < self._returning_until):\n",
+        "        if len(self.members) == 1 and claimed:\n",
+        NODE + "who_comes_first_after_a_restart_does_not_get_what_others_have_still",
+    ),
+    Mutant(
+        "members of the life before are waited for all the time",
+        COORDINATOR,
+        "        if len(self.members) == 1 and (claimed or mono < self._returning_until):\n",
+        "        if len(self.members) == 1 and (claimed or self._returning_until):\n",
+        NODE + "who_comes_first_long_after_a_restart_gets_everything_at_once",
+    ),
+    Mutant(
+        "everybody's share is thought over for each that comes",
+        MEMBERSHIP,
+        "        self._groups[request.group] = group\n",
+        "        self._groups[request.group] = group\n        group.settle(call.now.mono)\n",
+        NODE + "many_that_come_and_go_in_one_turn_are_thought_over_once",
+    ),
+    Mutant(
         "instance loses its seat when it leaves",
         COORDINATOR,
         "        if member.instance is not None:\n            self._step(member, Event.LOST)\n",
@@ -106,8 +127,8 @@ MUTANTS = (
     Mutant(
         "who is gone keeps what it had",
         COORDINATOR,
-        "        self._free(member.held)\n        self._retarget(mono=mono)\n",
-        "        self._retarget(mono=mono)\n",
+        "        self._free(member.held)\n        self._settled = False\n",
+        "        self._settled = False\n",
         ALONE + "who_leaves_is_shared_out_and_nothing_else_moves[2]",
     ),
     Mutant(

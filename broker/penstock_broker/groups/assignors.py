@@ -140,15 +140,13 @@ def _even_out(found: Assigned, readers: Mapping[str, list[Member]]) -> None:
     """Move partitions from who has most to who has least, one at a time: through others where the two have no
     topic in common."""
     settled: set[Member] = set()
-    while True:
-        left = [each for each in found if each not in settled]
-        if not left:
-            return
+    while left := [each for each in found if each not in settled]:
         rich = max(left, key=lambda each: (len(found[each]), each))
-        path = _way_down(found, readers, rich)
+        if len(found[rich]) - min(map(len, found.values())) < 2:
+            return
+        path, seen = _way_down(found, readers, rich)
         if not path:
-            settled.add(rich)
-            continue
+            settled |= seen  # whoever is reached through them has no more to give either
         for giver, place, taker in path:
             found[giver].remove(place)
             found[taker].add(place)
@@ -156,8 +154,9 @@ def _even_out(found: Assigned, readers: Mapping[str, list[Member]]) -> None:
 
 def _way_down(
     found: Assigned, readers: Mapping[str, list[Member]], rich: Member
-) -> list[tuple[Member, Place, Member]]:
-    """The shortest way to hand one partition on to a member that has at least two less; empty: none."""
+) -> tuple[list[tuple[Member, Place, Member]], set[Member]]:
+    """The shortest way to hand one partition on to a member that has at least two less, empty: none; and who
+    was reached in search of it."""
     came: dict[Member, tuple[Member, Place]] = {}
     seen, queue = {rich}, deque([rich])
     while queue:
@@ -170,9 +169,9 @@ def _way_down(
                 seen.add(taker)
                 came[taker] = giver, by_topic[topic]
                 if len(found[taker]) <= len(found[rich]) - 2:
-                    return _steps(came, rich, taker)
+                    return _steps(came, rich, taker), seen
                 queue.append(taker)
-    return []
+    return [], seen
 
 
 def _steps(

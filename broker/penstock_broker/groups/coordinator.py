@@ -90,7 +90,8 @@ class Generations:
 
 
 REJOIN_MS = 3_000
-"""How long others have to come back after a restart. Kafka: group.initial.rebalance.delay.ms, 3 s."""
+"""How long others have to come back after a restart, from the first that comes. Kafka:
+group.initial.rebalance.delay.ms, 3 s."""
 
 
 class Member:
@@ -149,9 +150,18 @@ class Coordinator:
     """The members of one group."""
 
     def __init__(
-        self, name: str, generations: Generations, session_ms: int, yield_ms: int, heartbeat_ms: int
+        self,
+        name: str,
+        generations: Generations,
+        session_ms: int,
+        yield_ms: int,
+        heartbeat_ms: int,
+        *,
+        returning_until: int = 0,
     ) -> None:
         self.name = name
+        self._returning_until = returning_until
+        """Until then members of the life before may come back."""
         self._generations = generations
         self._session_ms = session_ms
         self._yield_ms = yield_ms
@@ -162,6 +172,8 @@ class Coordinator:
         self._owners: dict[Place, Member] = {}
         self._sizes: Mapping[str, int] = {}
         self._joins = 0
+        self._settled = True
+        """Who is to have what was thought over since the last thing happened."""
         self._fenced: dict[bytes, None] = {}
         """Members whose seat another process of their instance took."""
         self.closed_until: int | None = None
@@ -182,21 +194,31 @@ class Coordinator:
         claims: Iterable[Place],
         mono: int,
     ) -> Member:
-        """Become a member, or stay one. `claims` are its own again where nobody has them. An instance takes
-        over the seat it had. Raises `Conflict` when the group is full, `Stale` for who lost its seat so."""
+        """Become a member, or stay one; `settle` follows. `claims` are its own again where nobody has them.
+        An instance takes over the seat it had. Raises `Conflict` when the group is full, `Stale` for who lost
+        its seat so."""
         self._check_fenced(member_id)
         member = self.members.get(member_id) or self._seat(member_id, instance)
         if member.id != member_id:
             self._take_seat(member, member_id)
         member.topics, member.assignor = tuple(topics), assignor
         self._heard(member, mono)
-        claimed = dict.fromkeys(claims, member)
-        if claimed and len(self.members) == 1:
+        claimed = list(claims)
+        if len(self.members) == 1 and (claimed or mono < self._returning_until):
             self.closed_until = mono + REJOIN_MS
-        self._retarget(claimed, mono=mono)
-        if not member.told:
-            self._tell(member)
+        self._claim(member, claimed)
+        self._settled = False
+        self.changed[member] = None
         return member
+
+    def _claim(self, member: Member, places: Iterable[Place]) -> None:
+        """What it had in an earlier membership, where it may have it still."""
+        subscribed = self._subscribed(member.topics)
+        for place in places:
+            wanted = place.topic in subscribed and place.partition < self._sizes[place.topic]
+            if wanted and place not in self._owners:
+                self._own(member, place, self._generations.next())
+                self._claimed.add(place)
 
     def _seat(self, member_id: bytes, instance: str | None) -> Member:
         """The seat of that instance, or a new one."""
@@ -235,25 +257,28 @@ class Coordinator:
             self._carried_out(member, mono)
         return member
 
-    def leave(self, member_id: bytes, mono: int) -> None:
-        """It is done. The seat of an instance is kept. Raises `Stale` for who is no member."""
+    def leave(self, member_id: bytes) -> None:
+        """It is done; `settle` follows. The seat of an instance is kept. Raises `Stale` for who is no
+        member."""
         member = self.member(member_id)
         if member.instance is not None:
             self._step(member, Event.LOST)
         else:
-            self._gone(member, Event.LEFT, mono)
+            self._gone(member, Event.LEFT)
 
-    def lost(self, session: object, mono: int) -> None:
-        """That session is over: its members are gone, but for instances, which may come back."""
+    def lost(self, session: object) -> None:
+        """That session is over: its members are gone, but for instances, which may come back; `settle`
+        follows."""
         for member in [each for each in self.members.values() if each.session is session]:
             member.session = None
-            self.leave(member.id, mono)
+            self.leave(member.id)
 
     def late(self, member: Member, mono: int) -> bool:
-        """A member that was not heard of in time, or did not give up what it had to, is gone."""
+        """A member that was not heard of in time, or did not give up what it had to, is gone; `settle`
+        follows."""
         if member.deadline > mono and (member.yield_by is None or member.yield_by > mono):
             return False
-        self._gone(member, Event.LATE, mono)
+        self._gone(member, Event.LATE)
         return True
 
     def opened(self, mono: int) -> None:
@@ -262,15 +287,26 @@ class Coordinator:
         self._claimed.clear()
         self._hand_over(mono)
 
-    def resized(self, sizes: Mapping[str, int], mono: int) -> None:
-        """Topics came, went or grew: topic → number of its partitions."""
+    def resized(self, sizes: Mapping[str, int]) -> None:
+        """Topics came, went or grew: topic → number of its partitions; `settle` follows."""
         self._sizes = sizes
         for place in [each for each in self._owners if each.partition >= sizes.get(each.topic, 0)]:
             owner = self._owners.pop(place)
             del owner.held[place]
             owner.yielding.discard(place)
             self._tell(owner)
-        self._retarget(mono=mono)
+        self._settled = False
+
+    def settle(self, mono: int) -> None:
+        """Decide who is to have what, and who has to give something up for that, once for all that happened
+        since the last time: a thousand members that leave together cost as much as one."""
+        if self._settled:
+            return
+        self._settled = True
+        self._retarget(mono)
+        for member in self.members.values():
+            if not member.told:
+                self._tell(member)
 
     # ---- What may be asked
 
@@ -335,25 +371,23 @@ class Coordinator:
             member.yielding, member.yield_by = set(), None
             self._hand_over(mono)
 
-    def _gone(self, member: Member, event: Event, mono: int) -> None:
+    def _gone(self, member: Member, event: Event) -> None:
         self._step(member, event)
         del self.members[member.id]
         self.changed[member] = None
         self._free(member.held)
-        self._retarget(mono=mono)
+        self._settled = False
 
     def _free(self, places: Iterable[Place]) -> None:
         for place in places:
             del self._owners[place]
 
-    def _retarget(self, claims: Mapping[Place, Member] | None = None, *, mono: int) -> None:
+    def _retarget(self, mono: int) -> None:
         """Who is to have what now, and who has to give something up for that."""
-        subscriptions = {each.rank: self._subscribed(each) for each in self.members.values()}
-        for place, member in (claims or {}).items():
-            wanted = place.topic in subscriptions[member.rank] and place.partition < self._sizes[place.topic]
-            if wanted and place not in self._owners:
-                self._own(member, place, self._generations.next())
-                self._claimed.add(place)
+        found = {
+            topics: self._subscribed(topics) for topics in {each.topics for each in self.members.values()}
+        }
+        subscriptions = {each.rank: found[each.topics] for each in self.members.values()}
         current: dict[str, Collection[Place]] = {each.rank: each.held for each in self.members.values()}
         targets = ASSIGNORS[self.assignor](subscriptions, self._sizes, current) if self.members else {}
         for member in self.members.values():
@@ -392,9 +426,9 @@ class Coordinator:
         member.told = self.generation = self._generations.next()
         self.changed[member] = None
 
-    def _subscribed(self, member: Member) -> set[str]:
+    def _subscribed(self, topics: Iterable[str]) -> set[str]:
         found: set[str] = set()
-        for each in member.topics:
+        for each in topics:
             if is_pattern(each):
                 found.update(name for name in self._sizes if matches(each, name))
             elif each in self._sizes:
