@@ -79,6 +79,7 @@ class RecordConsumer(ABC, Generic[T, P]):
         self._pace = pace_of(plan.rate)
         self._handover: Handover | None = None
         self._hand: Hand | None = None
+        self._torn: TopicPartition | None = None  # of what is in hand, if it was lost meanwhile
         self._stopped = False
         self._left = True
         self._failure: Exception | None = None
@@ -237,7 +238,7 @@ class RecordConsumer(ABC, Generic[T, P]):
     def drop(self, reader: Reader[Any]) -> None:
         """What the application has in hand of it does not count any more."""
         if self._hand is not None and self._hand.reader is reader:
-            self._hand = None
+            self._hand, self._torn = None, reader.place
 
     def remove(self, reader: Reader[Any]) -> None:
         """It is not read any more."""
@@ -378,6 +379,7 @@ class RecordConsumer(ABC, Generic[T, P]):
     def _finish(self) -> None:
         """What is in hand is finished."""
         self.cut()
+        self._torn = None
         hand, self._hand = self._hand, None
         if hand is None:
             return
@@ -437,14 +439,17 @@ class RecordConsumer(ABC, Generic[T, P]):
 
         `upto` None: behind all finished records and those in hand; else behind that record, in its partition
         alone. `metadata`: text beside the offsets, at most 4 KiB. Raises `Stale` for a partition that is
-        assigned to another member by now, and in `on_revoked` for one that was lost; `OutcomeUnknown`;
-        `Invalid` without a group.
+        assigned to another member by now, and for one that was lost, in `on_revoked` or with a record of it
+        in hand; `OutcomeUnknown`; `Invalid` without a group.
         """
         if self.group is None:
             raise Invalid("this consumer reads for no group", hint="to commit, name a group instead of None")
         self.cut()
+        place = self._torn if upto is None else place_of(upto)
+        if place is not None and place == self._torn:
+            raise lost(place)
         if upto is not None:
-            place = place_of(upto)
+            assert place is not None
             reader = self._committable(place)
             offset = reader.behind(upto.offset)
             reader.finished = max(reader.finished, offset)

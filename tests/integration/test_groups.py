@@ -289,6 +289,35 @@ async def test_instance_that_is_taken_over_ends_with_stale(client: Client, anoth
             await second.commit()
 
 
+async def test_commit_of_what_was_in_hand_when_its_partition_was_lost_is_stale(
+    start_broker: StartBroker,
+) -> None:
+    broker = start_broker(*QUICK, "--set", "groups.rebalance_timeout=1s").wait_ready()
+    events: list[Any] = []
+    async with (
+        penstock.connect(broker.url, timeout=SECONDS, on_event=events.append) as client,
+        penstock.connect(broker.url, timeout=SECONDS) as other,
+    ):
+        topic = await client.create_topic("lines", partitions=2)
+        await topic.produce_many([Outgoing(b"x", partition=1) for _ in range(3)])
+        async with topic.consumer("g") as slow, asyncio.timeout(SECONDS):
+            record = await anext(slow)
+            async with other.topic("lines").consumer("g") as quick:
+                reading = asyncio.ensure_future(anext(quick))
+                await until(lambda: any(isinstance(each, PartitionsLost) for each in events))
+                for upto in (None, record):
+                    with pytest.raises(penstock.Stale, match="not assigned to this consumer any more"):
+                        await slow.commit(upto)
+                await until(lambda: len([*slow.assignment, *quick.assignment]) == 2)
+                stored = await client.group("g").offsets("lines")
+                assert int(stored[1]) == 0
+                again = await (anext(slow) if 1 in slow.assignment else reading)
+                assert again.offset == 0
+                await (slow if 1 in slow.assignment else quick).commit()
+                assert int((await client.group("g").offsets("lines"))[1]) == 1
+                reading.cancel()
+
+
 async def test_restarted_broker_is_invisible(start_broker: StartBroker) -> None:
     broker = start_broker().wait_ready()
     lost: list[Any] = []
