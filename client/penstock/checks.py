@@ -7,6 +7,7 @@ record by record.
 import re
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
 from datetime import datetime
+from inspect import isawaitable
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -17,6 +18,7 @@ from penstock_protocol.limits import (
     FIELDS_STRING_BYTES_MAX,
     INT_MAX,
     LABEL_BYTES_MAX,
+    METADATA_BYTES_MAX,
     NAME_CHARACTERS_MAX_DERIVED,
     PARTITIONS_MAX,
     SCHEDULE_RUNS_MAX,
@@ -39,6 +41,13 @@ def text(what: str, value: object) -> None:
     """Raises `Invalid` for what is no text, or none that the wire carries."""
     if not isinstance(value, str) or not _is_carried(value):
         raise Invalid(f"{what}={shown(value)} is not allowed", hint=f"allowed: {TEXT}")
+
+
+def metadata(value: object) -> None:
+    """Raises `Invalid` for what cannot stand beside an offset."""
+    if not isinstance(value, str) or not _is_unicode(value) or len(value.encode()) > METADATA_BYTES_MAX:
+        hint = f"allowed: text of up to {METADATA_BYTES_MAX:,} bytes"
+        raise Invalid(f"metadata={shown(value)} is not allowed", hint=hint)
 
 
 def name(what: str, value: T) -> T:
@@ -115,6 +124,12 @@ def function(what: str, value: object, example: str) -> None:
     """Raises `Invalid` for what cannot be called."""
     if not callable(value):
         raise Invalid(f"{what}={shown(value)} cannot be called", hint=f"for instance {example}")
+
+
+def awaited(what: str, returned: object, example: str) -> None:
+    """Raises `Invalid` for what a plain function returned where a coroutine function was to be."""
+    if not isawaitable(returned):
+        raise Invalid(f"{what} returned {shown(returned)}, which cannot be awaited", hint=f"write {example}")
 
 
 def timeout(value: object) -> None:

@@ -78,7 +78,7 @@ class Commits:
         if self._group is None:
             raise Invalid("this consumer reads for no group", hint="to commit, name a group instead of None")
         if metadata is not None:
-            checks.text("metadata", metadata)
+            checks.metadata(metadata)
         async with self._lock:
             topics: dict[str, dict[TopicPartition, int]] = {}
             for place, offset in offsets.items():

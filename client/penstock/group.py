@@ -59,7 +59,7 @@ class Target(NamedTuple):
         """From what `Group.reset` takes. Raises `Invalid`."""
         if isinstance(to, datetime):
             return cls(instant=to)
-        if type(to) is int:
+        if type(to) is int and to >= 0:
             return cls(absolute=to)
         if isinstance(to, str) and to in PLACES:
             return cls(absolute=PLACES[to])
@@ -130,7 +130,7 @@ class Group:
             checks.partition(partition)
             checks.whole(f"offsets[{partition!r}]", offset)
         if metadata is not None:
-            checks.text("metadata", metadata)
+            checks.metadata(metadata)
         await self.store(topic, offsets, metadata, timeout=timeout)
 
     async def store(

@@ -73,7 +73,7 @@ class Topic(Generic[T]):
             checks.text("compression", compression)
         self._compression = codec_of(compression)
         self._partitioner = None if partitioner is None else checked(partitioner)
-        self._producer = checks.name("producer", producer) if producer else ""
+        self._producer = "" if producer is None else checks.name("producer", producer)
         self._addresses = Addresses(self._address)
         self._partitions = 0
         self._known: tuple[int, float] | None = None
@@ -241,10 +241,7 @@ class Topic(Generic[T]):
         if partition is None:
             assert key is not None
             partition = partition_of(key, self._partitions)
-        try:
-            return self._addresses[partition]
-        except TypeError:  # a list, for instance
-            return self._address(partition)
+        return self._addresses[partition] if type(partition) is int else self._address(partition)
 
     def _address(self, partition: int) -> Address:
         """Raises `Invalid` for what is no partition of any topic."""

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from copy import copy
 from functools import partial
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from penstock import checks, codecs
@@ -25,7 +26,7 @@ from penstock.queue import Queue
 from penstock.reading import Reader
 from penstock.record import Record
 from penstock.settle import capped
-from penstock.values import Backoff, Duration, Header, seconds_of
+from penstock.values import Backoff, Duration, Header, check_backoff, seconds_of
 from penstock.worker import until_terminated
 from penstock_protocol.limits import HEADER_KEYS_MAX
 
@@ -38,6 +39,7 @@ Handler: TypeAlias = Callable[[Record[T]], Awaitable[object]]
 
 log = logging.getLogger("penstock")
 
+EXAMPLE = "async def handle(record): …"
 FEED_RECORDS = 100
 """How many are taken from the consumer at a time."""
 CONCURRENCY_MAX = 10_000
@@ -271,7 +273,9 @@ class Worker(Generic[T]):
     async def _handle(self, job: Job[T]) -> None:
         task = asyncio.current_task()
         try:
-            await self._handler(job.record)
+            returned: object = self._handler(job.record)
+            if isawaitable(returned):
+                await returned
         except DeadLetter as asked:
             await self._give_up(job, asked.reason, asked)
         except Retry as asked:
@@ -287,6 +291,7 @@ class Worker(Generic[T]):
             log.warning("%s", within)
             await self._failed(job, within, None)
         else:
+            checks.awaited("handler", returned, EXAMPLE)
             self._finished(job)
 
     async def _failed(self, job: Job[T], error: BaseException, delay: Duration | None) -> None:
@@ -344,7 +349,9 @@ async def work(
     consumer: "RecordConsumer[T, Any]", handler: Handler[T], policy: Policy, *, concurrency: int, grace: float
 ) -> None:
     """See `RecordConsumer.work`. `grace` in seconds."""
+    checks.function("handler", handler, EXAMPLE)
     checks.whole("concurrency", concurrency, 1, CONCURRENCY_MAX)
+    check_backoff(policy.retry)
     checks.whole("max_attempts", policy.max_attempts, 1)
     dead_letter: Any = policy.dead_letter
     if isinstance(dead_letter, str):

@@ -204,16 +204,19 @@ WEIGHTS_MAX = FIELDS_ARRAY_MAX // 2
 """Of tenants: on the wire they are one list, name and weight in turn."""
 
 
+def check_backoff(retry: object) -> None:
+    """Raises `Invalid` for what is no `Backoff`."""
+    if not isinstance(retry, Backoff):
+        raise Invalid("retry takes a Backoff", hint="for instance retry=penstock.Backoff(initial=1, max=300)")
+
+
 def settings_to_wire(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the caller passed, in the wire's names and units; ranges that are not of time are judged by the
     broker alone."""
     flat = dict(settings)
     retry = flat.pop("retry", None)
     if retry is not None:
-        if not isinstance(retry, Backoff):
-            raise Invalid(
-                "retry takes a Backoff", hint="for instance retry=penstock.Backoff(initial=1, max=300)"
-            )
+        check_backoff(retry)
         flat |= {f"retry_{each.name}": getattr(retry, each.name) for each in fields(retry)}
     if "group_weights" in flat:
         flat["group_weights"] = _weights(flat["group_weights"])

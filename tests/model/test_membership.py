@@ -326,13 +326,8 @@ def test_who_comes_first_long_after_a_restart_gets_everything_at_once() -> None:
 
 def test_many_that_come_and_go_in_one_turn_are_thought_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    calls = []
-
-    def counted(*args: Any) -> Any:
-        calls.append(args)
-        return sticky(*args)
-
-    monkeypatch.setitem(ASSIGNORS, "sticky", counted)
+    calls: list[Any] = []
+    monkeypatch.setitem(ASSIGNORS, "sticky", lambda *args: calls.append(args) or sticky(*args))
     members = [bytes([number] * 16) for number in range(20)]
     for member in members:
         world.ask(world.ann, g.Join("readers", member, ("orders",), "sticky", None, memoryview(b"")))

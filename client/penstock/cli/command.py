@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HINTS: dict[type[Error], str] = {
     Conflict: "add --if-exists keep to leave it, or --if-exists alter to change it",
-    OffsetOutOfRange: "type --from earliest, or an offset between",
+    OffsetOutOfRange: "type --from earliest or an offset between; for a group, `penstock group reset`",
     OutcomeUnknown: "look before you repeat it, for instance with `penstock queue describe`",
     Timeout: "is the broker busy or stopped? type `penstock health`",
     Unauthenticated: "set $PENSTOCK_TOKEN",

@@ -260,8 +260,11 @@ async def test_what_others_have_by_now_is_dropped_and_revoked(caplog: pytest.Log
         assert group.wire.events == [PartitionsLost("readers", (TopicPartition("lines", lost),))]
         with pytest.raises(Stale):
             await consumer.commit(records[0])
-        await consumer.commit()
+        assert records[-1].partition == lost
+        with pytest.raises(Stale):
+            await consumer.commit()  # it is in hand
         assert (await anext(consumer)).partition == 1 - lost
+        await consumer.commit()
     assert group.committed.get(lost, (0, ""))[0] == 0
     assert "no member of group 'readers' any more" in caplog.text
 

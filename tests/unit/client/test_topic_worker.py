@@ -455,3 +455,41 @@ async def test_dead_letter_by_name_is_refused_before_anything_is_handled() -> No
     with pytest.raises(Invalid, match="no queue and no topic"):
         await worked(keyed(b"a:1"), handler, dead_letter="jobs.dead")
     assert handled == []
+
+
+# What can never be meant
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"retry": 5}, {"concurrency": 0}, {"max_attempts": 0}, {"dead_letter": "dead"}]
+)
+async def test_what_cannot_be_meant_is_refused_before_a_record_is_handled(wrong: dict[str, Any]) -> None:
+    async def handler(_: Record[bytes]) -> None:
+        raise AssertionError("nothing was to be handled")
+
+    with pytest.raises(Invalid):
+        await worked(keyed(b"a:1"), handler, **wrong)
+
+
+async def test_what_cannot_be_called_is_no_handler() -> None:
+    handler: Any = 7
+    with pytest.raises(Invalid, match=r"handler=7 cannot be called.*async def"):
+        await worked(keyed(b"a:1"), handler)
+
+
+async def test_a_plain_function_ends_the_work_at_once_and_its_record_is_not_finished() -> None:
+    broker, calls = keyed(b"a:1", b"a:2"), []
+    handler: Any = calls.append
+    with pytest.raises(Invalid, match=r"handler returned None, which cannot be awaited"):
+        await worked(broker, handler)
+    assert len(calls) == 1
+
+
+async def test_a_function_that_returns_a_coroutine_is_a_handler() -> None:
+    handled: list[bytes] = []
+
+    async def handle(record: Record[bytes]) -> None:
+        handled.append(record.body)
+
+    await worked(keyed(b"a:1", b"a:2"), lambda record: handle(record))
+    assert len(handled) == 2
