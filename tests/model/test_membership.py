@@ -180,16 +180,19 @@ def test_news_that_come_when_a_heartbeat_is_due_are_told(before: int) -> None:
     assert told["partitions"] == {"orders": [0, 1, 2, 3]}
 
 
-def test_both_heartbeats_tell_the_news_that_came_between_them() -> None:
+@pytest.mark.parametrize("due", [True, False], ids=["that is due", "and the next one"])
+def test_news_of_a_hand_over_are_told_to_a_heartbeat(due: bool) -> None:
     world = World()
     world.join(world.ann, ANN)
     second = world.join(world.bob, BOB)
     less = world.told(world.ann, world.wait(world.ann, ANN, 0))
-    older = world.wait(world.bob, BOB, second["generation"])
+    asked = [world.wait(world.bob, BOB, second["generation"])]
+    if due:
+        world.clock.advance(SETTINGS.group_heartbeat_ms)
     world.ask(world.ann, g.Heartbeat("readers", ANN, less["generation"], less["generation"]))
-    newer = world.ask(world.bob, g.Heartbeat("readers", BOB, second["generation"], second["generation"]))
-    told = [world.given(world.bob, asked) for asked in (older, newer)]
-    assert told == [{"orders": [2, 3]}] * 2
+    if not due:
+        asked.append(world.ask(world.bob, g.Heartbeat("readers", BOB, *[second["generation"]] * 2)))
+    assert [world.given(world.bob, each) for each in asked] == [{"orders": [2, 3]}] * len(asked)
 
 
 def test_news_at_the_end_of_a_turn_are_told_to_the_newer_of_two_heartbeats() -> None:

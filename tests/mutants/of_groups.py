@@ -17,14 +17,14 @@ MUTANTS = (
         MEMBERSHIP,
         "                self._tell(key, key.waiting, seen=key.seen)\n",
         "                self._tell(key, key.waiting, seen=key.told)\n",
-        NODE + "news_that_come_when_a_heartbeat_is_due_are_told",
+        NODE + "news_of_a_hand_over_are_told_to_a_heartbeat[that is due]",
     ),
     Mutant(
         "news swallowed by the answer to an older heartbeat",
         MEMBERSHIP,
         "            self._tell(member, member.waiting, seen=member.seen)\n",
         "            self._tell(member, member.waiting, seen=member.told)\n",
-        NODE + "both_heartbeats_tell_the_news_that_came_between_them",
+        NODE + "news_of_a_hand_over_are_told_to_a_heartbeat[and the next one]",
     ),
     Mutant(
         "partition given away before it is given up",
@@ -148,14 +148,14 @@ MUTANTS = (
     Mutant(
         "session that ends takes no member with it",
         MEMBERSHIP,
-        "                group.lost(session, now.mono)\n",
+        "                group.lost(session)\n",
         "",
         NODE + "what_a_member_had_moves_at_once_when_its_session_ends",
     ),
     Mutant(
         "new topics are not seen",
         MEMBERSHIP,
-        "                group.resized(sizes, now.mono)\n",
+        "                group.resized(sizes)\n",
         "",
         NODE + "patterns_follow_topics_that_come_and_go",
     ),
