@@ -56,16 +56,17 @@ async def _paced(rate: float) -> Latencies:
     due during a sync share the next one, as in a broker."""
     latencies = Latencies()
     interval, instants, done = round(1e9 / rate), round(rate * PACED_SECONDS), 0
-    begin = time.monotonic_ns()
-    with _file() as fd, Ticker(begin, interval) as ticker:
-        while done < instants:
-            await ticker.tick()
-            due = min(instants, (time.monotonic_ns() - begin) // interval + 1)
-            _make_durable(fd, done)
-            ended = time.monotonic_ns()
-            for instant in range(done, due):
-                latencies.add(ended - begin - instant * interval)
-            done = due
+    with _file() as fd:
+        begin = time.monotonic_ns()
+        with Ticker(begin, interval) as ticker:
+            while done < instants:
+                await ticker.tick()
+                due = min(instants, (time.monotonic_ns() - begin) // interval + 1)
+                _make_durable(fd, done)
+                ended = time.monotonic_ns()
+                for instant in range(done, due):
+                    latencies.add(ended - begin - instant * interval)
+                done = due
     return latencies
 
 
