@@ -185,7 +185,7 @@ class Handover:
 
     def _say_lost(self, readers: list[Reader[Any]]) -> None:
         for reader in readers:
-            self._consumer.drop(reader)
+            self._consumer.drop(reader, lost=True)
         places = tuple(reader.place for reader in readers)
         log.warning("group %r: lost %s", self._group.name, ", ".join(f"{t}/{n}" for t, n in places))
         self._consumer.client.wire.emit(PartitionsLost(self._group.name, places))

@@ -122,6 +122,7 @@ class RecordConsumer(ABC, Generic[T, P]):
 
     async def _open(self) -> None:
         plan = self._plan
+        await self._span.check(self._topic_of)
         if plan.is_member:
             self._handover = Handover(
                 self,
@@ -235,10 +236,10 @@ class RecordConsumer(ABC, Generic[T, P]):
             return self.worker.works_on(reader)
         return self._hand is not None and self._hand.reader is reader
 
-    def drop(self, reader: Reader[Any]) -> None:
-        """What the application has in hand of it does not count any more."""
+    def drop(self, reader: Reader[Any], *, lost: bool = False) -> None:
+        """What the application has in hand of it does not count any more; if `lost`, a commit says so."""
         if self._hand is not None and self._hand.reader is reader:
-            self._hand, self._torn = None, reader.place
+            self._hand, self._torn = None, reader.place if lost else None
 
     def remove(self, reader: Reader[Any]) -> None:
         """It is not read any more."""

@@ -1,6 +1,6 @@
 """From where to where the partitions of a consumer are read: what `start=` and `until=` mean."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -51,6 +51,16 @@ class Span:
         self._begun = instant_of(wire.now_ms())
         if isinstance(self._until, datetime) and self._until > self._begun:
             raise Invalid(f"until={self._until} lies in the future", hint='give an instant before, or "now"')
+
+    async def check(self, topic_of: "Callable[[str], Topic[Any]]") -> None:
+        """Raises `Invalid` for an end in a partition that there is not, and `NotFound`."""
+        if self._until is None or isinstance(self._until, datetime | str):
+            return
+        for place in self._until:
+            count = await topic_of(place.topic).count()
+            if place.partition >= count:
+                hint = f"it has {count}, the first is 0"
+                raise Invalid(f"until={place.partition}: {place.topic!r} has no such partition", hint=hint)
 
     async def start(self, topic: "Topic[Any]", partition: int) -> int:
         """Where to begin without a committed offset."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.client_wire import FakeClient
+from tests.fakes.topic_broker import Broker
 
 from penstock import checks, codecs
 from penstock.errors import Invalid
@@ -49,3 +50,11 @@ def test_what_cannot_stand_beside_an_offset_says_how_much_can(metadata: Any) -> 
 def test_metadata_may_be_as_long_as_the_broker_takes_it() -> None:
     checks.metadata("x" * METADATA_BYTES_MAX)
     checks.metadata("")
+
+
+@pytest.mark.parametrize("until", [{7: 3}, {0: 1, 2: 3}])
+async def test_end_in_a_partition_that_there_is_not_is_refused(until: dict[int, int]) -> None:
+    broker = Broker(2)
+    with pytest.raises(Invalid, match="has no such partition"):
+        async with broker.consumer(0, 1, until=until):
+            pass

@@ -489,7 +489,7 @@ async def test_a_function_that_returns_a_coroutine_is_a_handler() -> None:
     handled: list[bytes] = []
 
     async def handle(record: Record[bytes]) -> None:
-        handled.append(record.body)
+        handled.append(record.value)
 
     await worked(keyed(b"a:1", b"a:2"), lambda record: handle(record))
     assert len(handled) == 2
