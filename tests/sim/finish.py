@@ -179,11 +179,19 @@ class Drain:
         for _ in range(MEMBERSHIPS_MAX):
             if not member.joined:
                 member.join()
-                self._until(lambda: bool(member.reading))
+                self._until_given(member)
             self._read_and_commit(member)
             if not any(self._lags(member).values()):
                 return
         raise AssertionError(f"{member.group} is behind for ever: {self._lags(member)}")
+
+    def _until_given(self, member: Member) -> None:
+        """After a restart it waits for others that may come back, which do not."""
+        patience = self._world.clock.now().mono + REPLY_MS
+        while not member.reading:
+            assert self._world.clock.now().mono < patience, "the last member is given nothing"
+            self._wait(ROUND_MS)
+            member.beat()
 
     def _read_and_commit(self, member: Member) -> None:
         for place, reading in member.reading.items():
