@@ -56,10 +56,11 @@ class Span:
         """Raises `Invalid` for an end in a partition that there is not, and `NotFound`."""
         if self._until is None or isinstance(self._until, datetime | str):
             return
+        topics = {place.topic for place in self._until}
+        counts = {topic: await topic_of(topic).count() for topic in sorted(topics)}
         for place in self._until:
-            count = await topic_of(place.topic).count()
-            if place.partition >= count:
-                hint = f"it has {count}, the first is 0"
+            if place.partition >= counts[place.topic]:
+                hint = f"it has {counts[place.topic]}, the first is 0"
                 raise Invalid(f"until={place.partition}: {place.topic!r} has no such partition", hint=hint)
 
     async def start(self, topic: "Topic[Any]", partition: int) -> int:
