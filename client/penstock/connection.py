@@ -197,7 +197,8 @@ class Wire:
         return self._closed
 
     def now_ms(self) -> int:
-        """The wall clock of the broker, whatever this machine's says: ms since 1970."""
+        """About what the wall clock of the broker says, whatever this machine's does: ms since 1970. It is
+        behind by what WELCOME was under way; `broker_time` asks."""
         if self.welcome is None:
             return round(time.time() * 1000)
         return self.welcome.time + round((asyncio.get_running_loop().time() - self._welcomed) * 1000)
@@ -352,6 +353,11 @@ class Wire:
             if isinstance(error, Error):
                 raise
             raise self._time_is_up(message, seconds, maybe_done, refusal, on_late) from None
+
+    async def broker_time(self, timeout: float | None = None) -> int:
+        """What the wall clock of the broker says, ms since 1970; not before anything it has confirmed."""
+        pong: Pong = await self.request(Ping(), timeout=timeout)
+        return pong.time
 
     async def _connection(self) -> Socket:
         while True:

@@ -85,18 +85,19 @@ class Membership:
         """Give no more signs of life."""
         if self._task is not None:
             self._task.cancel()
+        self._hasten()
 
     async def leave(self) -> None:
         """Give everything up, so that others have it at once. If that fails, the broker finds out."""
         self.stop()
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        try:
+        try:  # first: who is cancelled in here has left
             await self._wire.request(
                 Leave(self.group, self.id), timeout=min(self._timeout, LEAVE_SECONDS_MAX)
             )
         except Error as error:
             log.debug("leaving group %r: %s", self.group, error)
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     def leave_now(self) -> None:
         """As `leave`, without waiting for the answer."""

@@ -14,7 +14,7 @@ from penstock.outgoing import EnqueueOptions, Outgoing
 from penstock.runs import LeasedRun
 from penstock.schedules import ScheduleDescription, ScheduleSettings
 from penstock.transfer import Found, Transferring
-from penstock.values import Duration, Explanation, Header, IfExists, Redriven, StoryLine, instant_of, ms_at
+from penstock.values import Duration, Explanation, Header, IfExists, Redriven, StoryLine, ms_at
 from penstock_protocol.limits import SCHEDULE_BYTES_MAX
 from penstock_protocol.messages.queues import AlterQueue, Resume
 from penstock_protocol.messages.schedules import CreateSchedule
@@ -143,11 +143,13 @@ class QueueOperations(ABC, Generic[T]):
         as `keep_settled` keeps it; here, or `into` another queue. Ids stay, `.replayed` tells. In steps, as
         `redrive`.
         """
-        now = instant_of(self.client.wire.now_ms())
-        where = transfer.condition(until=now if until is None else until)
+        where = transfer.condition(until=until)
         where["since"] = ms_at(since, "since")
         to = self.name if into is None else into
-        return await Transferring(self, to, "settled", where, limit, rate, dry_run, timeout).run()
+        replaying = Transferring(self, to, "settled", where, limit, rate, dry_run, timeout)
+        if until is None:
+            where["until"] = await self.client.wire.broker_time(timeout) + 1
+        return await replaying.run()
 
     async def move(
         self,

@@ -107,7 +107,6 @@ class RecordConsumer(ABC, Generic[T, P]):
     # Life
 
     async def __aenter__(self) -> "Self":
-        self._span.begin(self.client.wire)
         try:
             await self._open()
         except BaseException:
@@ -122,6 +121,7 @@ class RecordConsumer(ABC, Generic[T, P]):
 
     async def _open(self) -> None:
         plan = self._plan
+        await self._span.begin(self.client.wire)
         await self._span.check(self._topic_of)
         if plan.is_member:
             self._handover = Handover(

@@ -46,9 +46,12 @@ class Span:
         """Reading ends somewhere."""
         return self._until is not None
 
-    def begin(self, wire: "Wire") -> None:
-        """Reading begins now, by the broker's clock. Raises `Invalid` for an end that lies in the future."""
-        self._begun = instant_of(wire.now_ms())
+    async def begin(self, wire: "Wire") -> None:
+        """Reading begins now, by the broker's clock; what it has confirmed by now lies before. Raises
+        `Invalid` for an end that lies in the future."""
+        if not isinstance(self._until, datetime | str):
+            return
+        self._begun = instant_of(await wire.broker_time() + 1)
         if isinstance(self._until, datetime) and self._until > self._begun:
             raise Invalid(f"until={self._until} lies in the future", hint='give an instant before, or "now"')
 

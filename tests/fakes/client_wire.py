@@ -105,6 +105,9 @@ class FakeWire:
     def now_ms(self) -> int:
         return NOW_MS
 
+    async def broker_time(self, timeout: float | None = None) -> int:
+        return NOW_MS
+
     def next_subscription(self) -> int:
         return len(self.subscriptions) + 1
 

@@ -32,7 +32,7 @@ from penstock_protocol.messages.queues import (
     Receive,
 )
 from penstock_protocol.messages.schema import pack_document
-from penstock_protocol.messages.session import Cancel, Document, Goodbye, Hello, Ping
+from penstock_protocol.messages.session import Cancel, Document, Goodbye, Hello, Ping, Pong
 
 DESCRIBE = DescribeQueue("jobs")
 ANSWER = Document(pack_document({"name": "jobs"}))
@@ -405,4 +405,6 @@ async def test_the_clock_of_the_broker_goes_on_from_its_welcome(server, events):
     assert abs(wire.now_ms() - time.time() * 1000) < 60_000  # not connected yet: this machine's
     await wire.open(5.0)
     assert 5_000_000 <= wire.now_ms() < 5_060_000
+    server.answers[Ping] = lambda asked: asked.reply(Pong(7_000_000))
+    assert await wire.broker_time() == 7_000_000
     await wire.close(1.0)

@@ -87,6 +87,26 @@ async def test_cancelled_while_it_joins_it_leaves() -> None:
     assert group.wire.of(Leave) != []
 
 
+async def test_cancelled_at_any_turn_while_it_leaves_it_has_left() -> None:
+    cancelled = [await left_when_cancelled_after(count) for count in range(1, 20)]
+    assert cancelled == sorted(cancelled, reverse=True)
+    assert 1 < sum(cancelled) < len(cancelled)
+
+
+async def left_when_cancelled_after(count: int) -> bool:
+    """So many turns after it began to leave; whether it was still about to."""
+    group = filled()
+    consumer = group.member()
+    await consumer.__aenter__()
+    await group.carried_out()
+    leaving = asyncio.ensure_future(consumer.__aexit__(None, None, None))
+    await turns(count)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert group.wire.of(Leave) != []
+    return leaving.cancelled()
+
+
 async def test_callback_that_raises_at_the_start_comes_out_of_the_block() -> None:
     group = Group()
 
@@ -375,7 +395,7 @@ async def test_partition_received_later_ends_where_it_ended_at_the_start() -> No
         await group.carried_out()
         assert [(o.partition, o.at, o.time) for o in group.wire.of(Offset)[-2:]] == [
             (1, At.EARLIEST, 0),
-            (1, At.TIME, NOW_MS),
+            (1, At.TIME, NOW_MS + 1),
         ]
         assert consumer.assignment == (0, 1)
 
