@@ -71,7 +71,7 @@ class Scenario(NamedTuple):
 
 
 DELAY_SECONDS = 0.5
-TOPIC = Flow("topic", "topic")
+TOPIC = Flow("topic", "topic", in_flight=36)  # of 103 KiB each: within a connection's publish credit, 4 MiB
 HOT = TOPIC._replace(drain="after", messages=300_000, warm_up=100_000)
 ALONE = Flow(batch=1, in_flight=1, drain="after", messages=10_000, warm_up=1_000)
 PACED = Flow(batch=1, rate=1_000, messages=20_000, warm_up=2_000)
