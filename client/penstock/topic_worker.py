@@ -357,6 +357,9 @@ async def work(
     if isinstance(dead_letter, str):
         hint = f"client.queue({dead_letter!r})"
         raise Invalid(f"dead_letter={dead_letter!r} is no queue and no topic", hint=hint)
+    if dead_letter is not None and not isinstance(dead_letter, Queue) and dead_letter.name in consumer.topics:
+        hint = "what failed here would come back and fail again; name another topic, or a queue"
+        raise Invalid(f"dead_letter: this consumer reads topic {dead_letter.name!r} itself", hint=hint)
     if consumer.worker is not None:
         raise Invalid("this consumer works already", hint="raise its concurrency, or make another consumer")
     commits, auto = consumer.commits, consumer.commits.auto

@@ -9,6 +9,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("penstock")
 
+EXAMPLE = "async def handle(message): …"
 CONCURRENCY_MAX = 10_000
 """Each is a task. What a queue hands out at once by default is ten times as much."""
 
@@ -35,7 +37,7 @@ async def work(
     grace: float,
 ) -> None:
     """See `Queue.work`. `grace` in seconds."""
-    checks.function("handler", handler, "async def handle(message): …")
+    checks.function("handler", handler, EXAMPLE)
     checks.whole("concurrency", concurrency, 1, CONCURRENCY_MAX)
     loop = asyncio.get_running_loop()
     async with queue.consume() as consumer:
@@ -48,7 +50,11 @@ async def _run(consumer: Consumer[T], handler: Callable[[Message[T]], Awaitable[
     async for message in consumer:
         try:
             async with message:
-                await handler(message)
+                returned: object = handler(message)
+                if isawaitable(returned):
+                    await returned
+                else:
+                    await message.release()
         except (Retry, DeadLetter) as asked:
             log.info("%r: %s %s", message, type(asked).__name__, asked)
         except Exception:
@@ -58,6 +64,8 @@ async def _run(consumer: Consumer[T], handler: Callable[[Message[T]], Awaitable[
             if task is not None and task.cancelling():
                 raise
             log.warning("the handler of %r was cancelled from within; it is released", message)
+        else:
+            checks.awaited("handler", returned, EXAMPLE)
 
 
 async def until_terminated(

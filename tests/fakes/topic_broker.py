@@ -101,9 +101,11 @@ class Broker(FakeClient):
         self.logs[partition] += bodies
         self.wire.answer(Fetch)
 
-    def topic(self, codec: codecs.Codec[Any] = codecs.raw, **options: Any) -> Topic[Any]:
+    def topic(
+        self, codec: codecs.Codec[Any] = codecs.raw, *, name: str = "lines", **options: Any
+    ) -> Topic[Any]:
         client: Any = self
-        return Topic(client, "lines", codec, **options)
+        return Topic(client, name, codec, **options)
 
     def consumer(self, *partitions: int, group: str | None = "readers", **options: Any) -> TopicConsumer[Any]:
         return self.topic().consumer(group, partitions=partitions or (0,), **options)

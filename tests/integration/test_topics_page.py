@@ -22,6 +22,10 @@ def test_only_what_fits_is_fetched(broker: BrokerProcess) -> None:
     assert printed("filters", broker) == "['order eu.1', 'ordered eu.3'] 4\n"
 
 
+def test_many_calls_at_once_produce_everything(broker: BrokerProcess) -> None:
+    assert printed("fast_producer", broker) == "20000\n"
+
+
 def test_compressed_records_are_read_like_any_other(broker: BrokerProcess) -> None:
     assert printed("compression", broker) == '10000 records in few bytes\n{"page": "/", "agent": "Mozilla"}\n'
 

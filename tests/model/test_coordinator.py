@@ -326,6 +326,8 @@ def test_commit_of_an_old_generation_is_stale_after_the_partition_came_back() ->
     with pytest.raises(Stale):
         group.check_commit(first.id, old, lent)
     group.check_commit(first.id, first.told, lent)
+    with pytest.raises(Stale):
+        group.check_commit(first.id, first.told + 1, lent)  # which nobody was told yet
 
 
 def test_who_comes_back_after_a_restart_and_leaves_at_once_hands_over_at_once() -> None:

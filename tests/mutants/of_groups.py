@@ -43,15 +43,22 @@ MUTANTS = (
     Mutant(
         "commit of who has the partition no more",
         COORDINATOR,
-        "        if since is None or generation < since:\n",
-        "        if since is not None and generation < since:\n",
+        "        if since is None or not since <= generation <= member.told:\n",
+        "        if since is not None and not since <= generation <= member.told:\n",
         NODE + "only_who_has_a_partition_commits_for_it",
     ),
     Mutant(
         "commit of an old generation",
         COORDINATOR,
+        "        if since is None or not since <= generation <= member.told:\n",
+        "        if since is None or generation > member.told:\n",
+        ALONE + "commit_of_an_old_generation_is_stale_after_the_partition_came_back",
+    ),
+    Mutant(
+        "commit of a generation that nobody was told",
+        COORDINATOR,
+        "        if since is None or not since <= generation <= member.told:\n",
         "        if since is None or generation < since:\n",
-        "        if since is None:\n",
         ALONE + "commit_of_an_old_generation_is_stale_after_the_partition_came_back",
     ),
     Mutant(

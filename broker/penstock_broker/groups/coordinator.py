@@ -322,9 +322,11 @@ class Coordinator:
         return member
 
     def check_commit(self, member_id: bytes, generation: int, place: Place) -> None:
-        """Raises `Stale` unless that member has the partition, and had it in that generation."""
-        since = self.member(member_id).held.get(place)
-        if since is None or generation < since:
+        """Raises `Stale` unless that member has the partition, and had it in that generation, which it was
+        told."""
+        member = self.member(member_id)
+        since = member.held.get(place)
+        if since is None or not since <= generation <= member.told:
             raise Stale(
                 f"{place.topic}/{place.partition} belongs to another member of group {self.name!r}",
                 hint="whoever has it now reads again what was not committed; commit before it is given away",

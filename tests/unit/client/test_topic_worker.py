@@ -325,9 +325,10 @@ async def test_dead_letter_in_a_topic_keeps_its_key() -> None:
     async def handler(record: Record[bytes]) -> None:
         raise Retry(0) from KeyError("user")
 
-    await worked(broker, handler, max_attempts=3, retry=AT_ONCE, dead_letter=broker.topic(codecs.json))
+    dead = broker.topic(codecs.json, name="dead")
+    await worked(broker, handler, max_attempts=3, retry=AT_ONCE, dead_letter=dead)
     ((address, body, cells),) = broker.publisher.published
-    assert (address.name, body) == ("lines", b"a:0")
+    assert (address.name, body) == ("dead", b"a:0")
     assert unpack_document(cells[Kind.KEY]) == b"a"
     headers = unpack_document(cells[Kind.HEADERS])
     assert (headers["x-penstock-reason"], headers["x-penstock-attempts"]) == ("KeyError: 'user'", 3)
@@ -460,8 +461,11 @@ async def test_dead_letter_by_name_is_refused_before_anything_is_handled() -> No
 # What can never be meant
 
 
+OF_ITSELF = {"dead_letter": keyed(b"a:1").topic()}
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"retry": 5}, {"concurrency": 0}, {"max_attempts": 0}, {"dead_letter": "dead"}]
+    "wrong", [{"retry": 5}, {"concurrency": 0}, {"max_attempts": 0}, {"dead_letter": "dead"}, OF_ITSELF]
 )
 async def test_what_cannot_be_meant_is_refused_before_a_record_is_handled(wrong: dict[str, Any]) -> None:
     async def handler(_: Record[bytes]) -> None:

@@ -106,6 +106,15 @@ async def test_what_a_handler_raises_settles_its_message_and_the_loop_goes_on(
     assert "Message 0 of 'jobs'" in caplog.text
 
 
+async def test_a_plain_function_ends_the_work_at_once_and_its_message_is_released() -> None:
+    broker = Broker(b"a", b"b")
+    plain: Any = lambda message: None  # noqa: E731
+    with pytest.raises(Invalid, match=r"handler returned None, which cannot be awaited"):
+        await broker.work(plain, concurrency=1)
+    await broker.settler.flush()
+    assert set(broker.settled().values()) == {Outcome.RELEASE}
+
+
 async def test_no_more_handlers_run_than_asked_for() -> None:
     broker = Broker(*[b"x"] * 20)
     running, most, left = 0, 0, 20
