@@ -190,10 +190,10 @@ class Consumer(Generic[T]):
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter.cancelled():
-                self._waiters.remove(waiter)
-            else:
+            if not waiter.cancelled():
                 self._wake(1)
+            elif waiter in self._waiters:  # else `_wake` has passed it over
+                self._waiters.remove(waiter)
             raise
 
     def _wake(self, count: int) -> None:

@@ -59,9 +59,10 @@ async def client(broker: BrokerProcess) -> AsyncIterator[penstock.Client]:
 
 @pytest.fixture
 def q(request: pytest.FixtureRequest) -> str:
-    """A queue name of the test's own, for servers that serve all of them."""
+    """A queue name of the test's own, for servers that serve all: pages have tests of one name."""
     name: str = getattr(request.node, "originalname", request.node.name)
-    return name.removeprefix("test_")[:60]
+    page = request.module.__name__.rpartition(".")[2].removeprefix("test_coming_from_")
+    return f"{page}_{name.removeprefix('test_')}"[:70]
 
 
 def _serving(server: Any, folder: Path) -> Iterator[Any]:

@@ -175,13 +175,16 @@ async def test_cancelled_anext_takes_nothing(client: FakeClient) -> None:
         assert message.body == b"a"
 
 
+@pytest.mark.parametrize("before", [True, False])
 async def test_anext_cancelled_in_the_turn_of_a_delivery_leaves_it_to_the_next_waiter(
-    client: FakeClient,
+    client: FakeClient, *, before: bool
 ) -> None:
     async with consuming(client) as consumer:
         first = asyncio.ensure_future(anext(consumer))
         second = asyncio.ensure_future(anext(consumer))
         await turns()
+        if before:
+            first.cancel()
         client.wire.deliver(1, delivered(b"a"))
         first.cancel()
         assert (await second).body == b"a"
