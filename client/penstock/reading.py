@@ -65,6 +65,8 @@ class Reader(Generic[T]):
     ) -> None:
         self.place = TopicPartition(topic.name, partition)
         self.topic = topic
+        self.first = position
+        """What lies below was read before this partition was received."""
         self.finished = position
         self.committed = position
         self.until = until
@@ -122,6 +124,7 @@ class Reader(Generic[T]):
         begun = self._task is not None
         self.stop()
         self.finished = offset
+        self.first = min(self.first, offset)
         self._reset(offset)
         if begun:
             self.begin()

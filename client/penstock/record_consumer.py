@@ -451,7 +451,7 @@ class RecordConsumer(ABC, Generic[T, P]):
             raise lost(place)
         if upto is not None:
             assert place is not None
-            reader = self._committable(place)
+            reader = self._committable(place, upto.offset)
             offset = reader.behind(upto.offset)
             reader.finished = max(reader.finished, offset)
             await self.commits.store({place: offset}, metadata, timeout)
@@ -463,9 +463,10 @@ class RecordConsumer(ABC, Generic[T, P]):
             reader.finished = max(reader.finished, reader.behind(self._hand.last))
         await self.commits.store(self.commits.finished(again=metadata is not None), metadata, timeout)
 
-    def _committable(self, place: TopicPartition) -> Reader[T]:
-        if place in self.readers:
-            return self.readers[place]
+    def _committable(self, place: TopicPartition, offset: int) -> Reader[T]:
+        reader = self.readers.get(place)
+        if reader is not None and (offset >= reader.first or self._handover is None):
+            return reader
         if self._handover is not None:
             raise lost(place)
         raise Invalid(f"{place.topic}/{place.partition} is not assigned", hint=f"assigned: {self.assignment}")

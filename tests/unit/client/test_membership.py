@@ -301,6 +301,24 @@ async def test_partition_that_another_one_read_on_is_read_from_where_that_one_wa
         assert await read(consumer, 1) == [(0, 12)]
 
 
+async def test_commit_upto_a_record_from_before_the_partition_went_and_came_back_is_stale() -> None:
+    group = filled(1)
+    async with group.member() as consumer:
+        before = await anext(consumer)
+        group.committed[0] = 12, "by another"
+        group.lose(0)
+        await group.carried_out()
+        after = await anext(consumer)
+        with pytest.raises(Stale, match="not assigned to this consumer any more"):
+            await consumer.commit(before)
+        assert group.committed == {0: (12, "by another")}
+        await consumer.commit(after)
+        assert group.committed == {0: (13, "")}
+        consumer.seek(0, before.offset)
+        await consumer.commit(await anext(consumer))
+        assert group.committed == {0: (1, "")}
+
+
 async def test_nothing_is_handed_out_while_it_is_no_member() -> None:
     group = filled(1)
     async with group.member() as consumer:
