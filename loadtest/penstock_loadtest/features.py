@@ -5,8 +5,10 @@
     acks      a million messages acked one by one in random order: cost at the beginning and at the end
     groups    a million message groups, one after the other, and all at once: memory
     rebalance fifty members over two hundred partitions: how long until each has its share again
+    partitions hundreds of 1 KiB to one partition, and in turn to a thousand: the ratio of the rates
 
-`python -m penstock_loadtest.features [NAME …] [--scale 0.1]`: durability fsync, bodies of 100 B in thousands.
+`python -m penstock_loadtest.features [NAME …] [--scale 0.1]`: durability fsync, bodies of 100 B in thousands
+where nothing else is said.
 Nothing is asserted: machines differ, and are shared.
 """
 
@@ -15,9 +17,11 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
+from statistics import median
 
 import penstock
 from penstock_loadtest.broker import Broker
+from penstock_loadtest.scenarios import TOPIC
 from penstock_loadtest.storage import Figure, Say, in_flight, measure
 
 MESSAGES = 1_000_000
@@ -30,6 +34,9 @@ ACKS_PER_FRAME = 1_000
 PER_ROUND = 10_000
 MEMBERS = 50
 PARTITIONS = 200
+ROUNDS = 40
+PER_ROUND_OF_A_TOPIC = 100_000
+LEFT_OUT = 8
 
 
 async def _filled(queue: penstock.Queue[bytes], messages: int, made: Callable[[int], object]) -> None:
@@ -178,6 +185,34 @@ async def rebalance(scale: float, say: Say) -> None:
                 say(f"{partitions} partitions, {told:20} {seconds:.2f} s until each has its share")
 
 
+async def partitions(scale: float, say: Say) -> None:
+    """One producer, a topic of one partition and one of a thousand, in turns on one broker; the first turns
+    of both are left out, in which the journal grows."""
+    records = max(TOPIC.batch, round(PER_ROUND_OF_A_TOPIC * scale))
+    seconds: dict[int, list[float]] = {1: [], 1_000: []}
+    body = bytes(TOPIC.size)
+    with Broker() as broker:
+        async with penstock.connect(broker.url) as client:
+            topics = {n: await client.create_topic(f"of-{n}", partitions=n) for n in seconds}
+            for _ in range(ROUNDS):
+                for count, topic in topics.items():
+
+                    async def call(
+                        number: int, count: int = count, topic: penstock.Topic[bytes] = topic
+                    ) -> None:
+                        await topic.produce_many([body] * TOPIC.batch, partition=number % count)
+
+                    began = time.monotonic()
+                    await in_flight(records // TOPIC.batch, call, TOPIC.in_flight)
+                    seconds[count].append(time.monotonic() - began)
+    for count, took in seconds.items():
+        rates = sorted(records / each for each in took[LEFT_OUT:])
+        told = f"{median(rates):,.0f} records/s ({rates[0]:,.0f} to {rates[-1]:,.0f})"
+        say(f"{count:5,} partitions               {told}")
+    ratios = [one / many for one, many in zip(*seconds.values(), strict=True)][LEFT_OUT:]
+    say(f"a thousand against one         {median(ratios):.0%} (median of {len(ratios)} turns)")
+
+
 class _Shares:
     """Who has which partitions of a topic."""
 
@@ -232,5 +267,6 @@ if __name__ == "__main__":
         "acks": acks,
         "groups": groups,
         "rebalance": rebalance,
+        "partitions": partitions,
     }
     measure(figures, "features", __doc__)

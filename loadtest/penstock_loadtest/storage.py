@@ -20,6 +20,7 @@ from statistics import quantiles
 from typing import Any
 
 import penstock
+from penstock_loadtest.agent import runner
 from penstock_loadtest.broker import Broker
 
 KIB, GIB = 1 << 10, 1 << 30
@@ -62,15 +63,15 @@ def lag(broker: Broker, share: float) -> float:
     return next(bound for bound, count in sorted(buckets) if count >= share * total)
 
 
-async def in_flight(calls: int, call: Callable[[int], Awaitable[object]]) -> None:
-    """`calls` calls, `IN_FLIGHT` at a time."""
+async def in_flight(calls: int, call: Callable[[int], Awaitable[object]], at_once: int = IN_FLIGHT) -> None:
+    """That many calls, `at_once` at a time."""
     numbers = iter(range(calls))
 
     async def worker() -> None:
         for number in numbers:
             await call(number)
 
-    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
+    await asyncio.gather(*(worker() for _ in range(at_once)))
 
 
 # ---- Amplification
@@ -209,7 +210,7 @@ def measure(figures: dict[str, Figure], module: str, about: str | None) -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="a part of the messages")
     options = parser.parse_args()
     for name in options.names or figures:
-        asyncio.run(figures[name](options.scale, lambda line: print(line, flush=True)))
+        runner()(figures[name](options.scale, lambda line: print(line, flush=True)))
 
 
 if __name__ == "__main__":

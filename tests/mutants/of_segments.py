@@ -60,6 +60,14 @@ MUTANTS = (
         "            if journal.durable < self._free_mark:\n",
         FREEING + "of_which_a_view_is_alive_stays",
     ),
+    Mutant(
+        "no file goes as long as one run follows the other",
+        ARCHIVER,
+        "            self._free(jobs)  # first: while a run is made, nothing goes\n"
+        "            self._begin(wall)\n",
+        "            self._begin(wall)\n            self._free(jobs)\n",
+        "tests/unit/storage/test_freeing.py::test_files_go_while_one_run_follows_the_other",
+    ),
     # ---- Runs
     Mutant(
         "archive recorded before the copy is done",

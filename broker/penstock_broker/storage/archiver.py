@@ -161,8 +161,8 @@ class Archiver(Generic[T]):
         if self.look or self._newest is not newest or (self._paced and mono >= self._next_at):
             self.look = self._paced = False
             self._newest = newest
+            self._free(jobs)  # first: while a run is made, nothing goes
             self._begin(wall)
-            self._free(jobs)
         if self._dropping:
             self._drop(jobs)
 

@@ -3,7 +3,7 @@
 import pytest
 from tests.model.bench import Bench
 
-from penstock_broker.storage.files import Load
+from penstock_broker.storage.files import Copy, Job, Load
 from penstock_broker.storage.gathered import JournalFile
 from penstock_protocol.messages import queues as q
 from penstock_protocol.slices import encode_ranges
@@ -96,3 +96,36 @@ def test_file_of_which_a_view_is_alive_stays(node: Filled) -> None:
     assert node.archived().checkpointed().second().kept
     view.release()
     assert not node.second().kept
+
+
+class Pressed(Filled):
+    """The archiver's copies wait until the test says so."""
+
+    def __init__(self) -> None:
+        self.copies: list[Job] = []
+        super().__init__()
+
+    def run_jobs(self) -> None:
+        held = [job for job in self.jobs if isinstance(job, Copy) and job.name.startswith("segment-")]
+        self.copies += held
+        self.jobs = [job for job in self.jobs if job not in held]
+        super().run_jobs()
+
+    def copy(self) -> None:
+        (job,) = self.copies
+        self.copies.clear()
+        self.core.done(job, self.files.run(job), self.clock.now())
+        self.settle()
+
+
+def test_files_go_while_one_run_follows_the_other() -> None:
+    node = Pressed()
+    engine = node.core.engine
+    while engine.journal.bytes < engine.sizes.budget:
+        node.enqueue(node.peer, "jobs", BODY)
+    node.checkpointed()
+    node.copy()
+    assert node.copies, "there is no pressure"
+    node.copy()
+    assert not node.kept
+    assert node.copies
