@@ -186,12 +186,15 @@ class Drain:
         raise AssertionError(f"{member.group} is behind for ever: {self._lags(member)}")
 
     def _until_given(self, member: Member) -> None:
-        """After a restart it waits for others that may come back, which do not."""
+        """After a restart it waits for others that may come back, which do not; it may be lost meanwhile."""
         patience = self._world.clock.now().mono + REPLY_MS
         while not member.reading:
             assert self._world.clock.now().mono < patience, "the last member is given nothing"
             self._wait(ROUND_MS)
-            member.beat()
+            if member.joined:
+                member.beat()
+            else:
+                member.join()
 
     def _read_and_commit(self, member: Member) -> None:
         for place, reading in member.reading.items():
