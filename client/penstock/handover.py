@@ -103,6 +103,11 @@ class Handover:
         except Exception as error:
             self._consumer.fail(error)
 
+    @property
+    def expects(self) -> bool:
+        """It was told of partitions that it does not read yet."""
+        return not self._target <= self._readers.keys()
+
     # What the membership says
 
     def told(self, places: frozenset[TopicPartition], *, rejoined: bool) -> None:

@@ -391,12 +391,12 @@ class RecordConsumer(ABC, Generic[T, P]):
     async def _has_read_all(self) -> bool:
         if self.readers or self.group is None:
             return all(reader.is_at_its_end for reader in self.readers.values())
-        rows = (await self.group.describe()).partitions
-        for row in rows:
+        seen = await self.group.describe()
+        for row in seen.partitions:
             end = await self._span.until(self._topic_of(row.topic), row.partition, at_begin=False)
             if row.current is None or (end is not None and row.current < end):
                 return False
-        return not self.readers
+        return not (self.readers or seen.state == "balancing" or (self._handover and self._handover.expects))
 
     def seek(self, partition: P, offset: int) -> None:
         """Read `partition` from `offset` on; a commit then stores that. A record in hand stays unfinished."""

@@ -318,6 +318,17 @@ async def test_commit_of_what_was_in_hand_when_its_partition_was_lost_is_stale(
                 reading.cancel()
 
 
+async def test_new_group_reads_to_the_end_behind_a_restart(start_broker: StartBroker) -> None:
+    """For some seconds nobody is given anything: others might come back."""
+    broker = start_broker().wait_ready()
+    async with penstock.connect(broker.url) as client:
+        await (await client.create_topic("lines", partitions=2)).produce_many([b"x"] * 100)
+    broker.kill()
+    broker = start_broker(data=broker.data).wait_ready()
+    async with penstock.connect(broker.url) as client, client.topic("lines").consumer("g", until="now") as c:
+        assert len([record async for record in c]) == 100
+
+
 async def test_restarted_broker_is_invisible(start_broker: StartBroker) -> None:
     broker = start_broker().wait_ready()
     lost: list[Any] = []

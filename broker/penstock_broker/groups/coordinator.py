@@ -338,8 +338,8 @@ class Coordinator:
 
     @property
     def balancing(self) -> bool:
-        """Partitions are on their way from one member to another."""
-        return any(member.yielding for member in self.members.values())
+        """Partitions are on their way from one member to another, or nobody is given them yet."""
+        return self.closed_until is not None or any(member.yielding for member in self.members.values())
 
     @property
     def assignor(self) -> str:

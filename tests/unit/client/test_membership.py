@@ -406,6 +406,20 @@ async def test_member_without_partitions_ends_when_the_others_have_committed_eve
         assert await ending is None
 
 
+async def test_member_that_is_given_nothing_yet_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_consumer, "LOOK_SECONDS", 0.001)
+    group = filled(1, given=())
+    described = {"name": "readers", "partitions": [], "state": "balancing", "generation": 1}
+    described |= {"assignor": "sticky", "members": []}
+    group.wire.answers[DescribeGroup] = lambda _: document(described)
+    async with group.member(until="now") as consumer:
+        reading = asyncio.ensure_future(anext(consumer, None))
+        await group.wire.until(DescribeGroup, 3)
+        assert not reading.done()
+        group.tell(0)
+        assert (await reading).offset == 0
+
+
 async def test_partition_received_later_ends_where_it_ended_at_the_start() -> None:
     group = filled(2, given=[0])
     async with group.member(until="now") as consumer:
