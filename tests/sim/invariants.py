@@ -51,12 +51,13 @@ def durable_lies_below_end(core: Core) -> None:
 
 def journal_keeps_its_budget(core: Core) -> None:
     """Publishes stop at the budget and a file; what frees space, and what groups commit, may go beyond by a
-    few files while a checkpoint is written, and every start takes one. Without working checkpoints nothing
-    can be freed, and the next life begins with what there is; what they cover is, file by file."""
+    few files while a checkpoint is written, and the start takes one. Without working checkpoints nothing can
+    be freed, and the next life begins with what there is, so a life answers for the files it began itself;
+    what checkpoints cover is freed file by file."""
     journal, sizes = core.engine.journal, core.engine.sizes
     if core.engine.checkpoint_failed or not core.engine.covered:
         return
-    most = 2 * sizes.budget + (16 + journal.boot) * sizes.file_max
+    most = 2 * sizes.budget + 17 * sizes.file_max
     begun = core.report.position
     needed = sum(
         file.size for file in journal.files if file.end > core.engine.covered and file.start >= begun
