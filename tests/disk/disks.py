@@ -38,7 +38,7 @@ MAKE = {
     ),
     "xfs": ("mkfs.xfs", "-q", "-f", "-K"),
 }
-"""Whole from the start: what is zeroed later is punched out of the image, which gives a thin disk room again."""
+"""Whole at once: what is zeroed later is punched out of the image, which gives a thin disk room again."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 for call in (_libc.sync_file_range, _libc.fallocate):

@@ -33,8 +33,8 @@ SIZES = {
     "PENSTOCK_STORAGE_JOURNAL_FILE_BYTES_MIN": "1MiB",
     "PENSTOCK_STORAGE_JOURNAL_FILE_BYTES_MAX": "1MiB",
 }
-"""A third of the budget is more than all the batches, so that neither the archiver nor a checkpoint saves what
-only memory has."""
+"""A third of the budget is more than all the batches, so that neither the archiver nor a checkpoint saves
+what only memory has."""
 FILE_MAGIC = b"PSJF"
 RETRYING = SCRIPT.format(
     """

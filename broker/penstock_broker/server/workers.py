@@ -23,8 +23,9 @@ Done = Callable[[Job, object, float], None]
 """A job, its result or the exception it raised, and the seconds it took; called on the event loop."""
 SMALL_BYTES = 16 << 10
 QUICK_SECONDS = 0.0005
-QUICK_SYNCS = 32
-"""So many in a row make a quick disk."""
+QUICK_SYNCS, SLOW_COUNTS = 32, 8
+"""So many make a quick disk; a slow one counts against so many of them. Up to twice as many are kept in
+mind, so that one slow sync now and then changes nothing, and one in nine does."""
 AWAITED_SECONDS_MAX = 0.001
 """How long the event loop waits for a write, whatever the disk does."""
 
@@ -38,7 +39,7 @@ class Workers:
         self._others: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[Thread] = []
         self._quick = 0
-        """Syncs in a row that were quick."""
+        """Quick syncs, less what slow ones took."""
         self._awaited: Job | None = None
         """The event loop waits for it."""
         self._ended: tuple[object, float] | None = None
@@ -111,7 +112,8 @@ class Workers:
 
     def _is_awaited(self, job: Write | Sync, result: object, seconds: float) -> bool:
         if isinstance(job, Sync) or job.sync:
-            self._quick = self._quick + 1 if seconds <= QUICK_SECONDS else 0
+            quick = self._quick + (1 if seconds <= QUICK_SECONDS else -SLOW_COUNTS)
+            self._quick = max(0, min(quick, 2 * QUICK_SYNCS))
         with self._lock:
             if self._awaited is not job:
                 return False

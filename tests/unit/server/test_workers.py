@@ -7,7 +7,14 @@ from random import Random
 import pytest
 
 from penstock_broker.server import workers as room
-from penstock_broker.server.workers import POOL_THREADS, QUICK_SECONDS, QUICK_SYNCS, SMALL_BYTES, Workers
+from penstock_broker.server.workers import (
+    POOL_THREADS,
+    QUICK_SECONDS,
+    QUICK_SYNCS,
+    SLOW_COUNTS,
+    SMALL_BYTES,
+    Workers,
+)
 from penstock_broker.storage.files import Drop, Job, Sync, Write
 
 
@@ -83,17 +90,48 @@ async def test_small_write_is_waited_for_while_the_disk_is_quick(monkeypatch: py
 
 
 @pytest.mark.usefixtures("patient")
-async def test_slow_sync_ends_that_until_the_disk_is_quick_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_syncs_end_that_until_the_disk_is_quick_again(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(monkeypatch)
     workers, results = Workers(disk.run), Results(0)
     workers.start(asyncio.get_running_loop(), results)
     workers._quick = QUICK_SYNCS
     disk.seconds = 2 * QUICK_SECONDS
-    assert await awaited(workers, results, SMALL)
+    assert [await awaited(workers, results, SMALL) for _ in range(2)] == [True, False]
     disk.seconds = 0.0
-    assert [await awaited(workers, results, SMALL) for _ in range(QUICK_SYNCS + 1)] == [
-        False
-    ] * QUICK_SYNCS + [True]
+    needed = 2 * SLOW_COUNTS
+    assert [await awaited(workers, results, SMALL) for _ in range(needed + 1)] == [False] * needed + [True]
+    workers.stop()
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(("quick", "ends"), [(2 * SLOW_COUNTS, False), (SLOW_COUNTS // 2, True)])
+async def test_one_slow_sync_among_many_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, *, quick: int, ends: bool
+) -> None:
+    disk = Disk(monkeypatch)
+    workers, results = Workers(disk.run), Results(0)
+    workers.start(asyncio.get_running_loop(), results)
+    workers._quick = 2 * QUICK_SYNCS
+    found = []
+    for number in range(10 * quick):
+        disk.seconds = 2 * QUICK_SECONDS if number % (quick + 1) == 0 else 0.0
+        found.append(await awaited(workers, results, SMALL))
+    assert (False in found) == ends
+    workers.stop()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_disk_that_was_quick_for_long_is_slow_after_a_few_slow_syncs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = Disk(monkeypatch)
+    workers, results = Workers(disk.run), Results(0)
+    workers.start(asyncio.get_running_loop(), results)
+    for _ in range(10 * QUICK_SYNCS):
+        await awaited(workers, results, SMALL)
+    disk.seconds = 2 * QUICK_SECONDS
+    most = QUICK_SYNCS // SLOW_COUNTS + 1
+    assert [await awaited(workers, results, SMALL) for _ in range(most + 1)] == [True] * most + [False]
     workers.stop()
 
 
