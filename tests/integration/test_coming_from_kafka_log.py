@@ -239,6 +239,8 @@ async def test_tombstone_needs_a_key(client: Client) -> None:
 
 async def test_cleanup_may_do_both(side: Any, q: str) -> None:
     await side.create(q, cleanup="both")
+    with pytest.raises(Refused):  # it is compacted, too
+        await side.produce(q, Outgoing(b"x"))
     await side.produce(q, Outgoing(b"x", key="k"))
 
 
