@@ -25,7 +25,7 @@ SMALL_BYTES = 16 << 10
 QUICK_SECONDS = 0.0005
 QUICK_SYNCS, SLOW_COUNTS = 32, 8
 """So many make a quick disk; a slow one counts against so many of them. Up to twice as many are kept in
-mind, so that one slow sync now and then changes nothing, and one in nine does."""
+mind, so that one slow sync now and then changes nothing, and more than one in nine do."""
 AWAITED_SECONDS_MAX = 0.001
 """How long the event loop waits for a write, whatever the disk does."""
 
