@@ -7,7 +7,6 @@ Nothing here awaits, reads a clock or touches a file, so nothing needs a lock an
 simulator. An output leaves only when what it says is durable in its mode.
 """
 
-from collections import Counter
 from collections.abc import Hashable
 from random import Random
 from typing import Any
@@ -113,7 +112,7 @@ class Core:
         self.recovery_seconds = 0.0
         """How long opening took; whoever has a clock says so."""
         self._outputs: list[Output] = []
-        self._burst: Counter[Connection] = Counter()
+        self._burst: dict[Connection, int] = {}
         """Payload bytes this turn, per connection."""
         self._deferred: list[Answer] = []
         """Readings for connections that have enough for this turn, or whose bytes are loaded."""
@@ -252,8 +251,10 @@ class Core:
         self._outputs += self.presence.closing
         self.presence.closing.clear()
         self._outputs += self.engine.jobs(now.mono, now.wall)
-        full = any(size > BURST_BYTES_MAX and not c.blocked for c, size in self._burst.items())
-        self._alarms.set(AGAIN_ALARM, now.mono if full and self._deferred else self.engine.wake_at)
+        full = self._deferred and any(
+            size > BURST_BYTES_MAX and not c.blocked for c, size in self._burst.items()
+        )
+        self._alarms.set(AGAIN_ALARM, now.mono if full else self.engine.wake_at)
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -424,7 +425,7 @@ class Core:
 
     def _may_go(self, connection: Connection, reading: Reading) -> bool:
         """The connection takes more, nothing of its own has to go before, and the bytes are in memory."""
-        if connection in self._held or connection.blocked or self._burst[connection] > BURST_BYTES_MAX:
+        if connection in self._held or connection.blocked or self._burst.get(connection, 0) > BURST_BYTES_MAX:
             return False
         if not reading.loading and self.registry.get(reading.log.uuid) is not None:
             for load in cold_extents(reading, self.engine.reads):
@@ -447,7 +448,9 @@ class Core:
             if reading.queue is not None:
                 self.deliveries.set_aside(reading.queue, error)
             return error if answer.call.correlation else None
-        self._burst[answer.call.connection] += sum(len(data) for data in getattr(message, "payload", ()))
+        connection = answer.call.connection
+        size = sum(map(len, getattr(message, "payload", ())))
+        self._burst[connection] = self._burst.get(connection, 0) + size
         if reading.started is not None and not reading.started(self._now):
             assert reading.lost is not None
             reading.lost()

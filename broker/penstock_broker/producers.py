@@ -129,7 +129,8 @@ class Producers:
 
     def appended(self, producer_id: int, sequence: int, outcome: Outcome) -> None:
         """The batch was appended."""
-        _, outcomes = self._known.get(producer_id, (0, deque[Outcome](maxlen=SEQUENCES_IN_FLIGHT_MAX)))
+        known = self._known.get(producer_id)
+        outcomes: deque[Outcome] = deque(maxlen=SEQUENCES_IN_FLIGHT_MAX) if known is None else known[1]
         outcomes.append(outcome)
         self._known[producer_id] = sequence + 1, outcomes
         self._known.move_to_end(producer_id)

@@ -94,17 +94,18 @@ class FrameDecoder:
                 return
             whole = memoryview(self._partial)
             self._partial = bytearray()
-            yield self._frame(whole, 0, len(whole))
+            yield _frame(whole, 0, self._header(whole, 0))
+        missing = HEADER_BYTES
         while end - at >= HEADER_BYTES:
-            length = self._length(view, at)
-            if end - at < length:
+            header = self._header(view, at)
+            if end - at < header[0]:
+                missing = header[0]
                 break
-            yield self._frame(view, at, length)
-            at += length
+            yield _frame(view, at, header)
+            at += header[0]
         if at < end:
             self._partial += view[at:]
-            have = end - at
-            self._missing = (self._length(view, at) if have >= HEADER_BYTES else HEADER_BYTES) - have
+            self._missing = missing - (end - at)
 
     def _complete(self, view: memoryview) -> int:
         """Move from `view` into the begun frame what it still misses; how many bytes were used."""
@@ -115,27 +116,29 @@ class FrameDecoder:
             used += take
             self._missing -= take
             if not self._missing and len(self._partial) == HEADER_BYTES:
-                self._missing = self._length(memoryview(self._partial), 0) - HEADER_BYTES
+                self._missing = self._header(memoryview(self._partial), 0)[0] - HEADER_BYTES
         return used
 
-    def _length(self, view: memoryview, at: int) -> int:
-        length, _, fields_length, _, flags, reserved = HEADER.unpack_from(view, at)
+    def _header(self, view: memoryview, at: int) -> tuple[int, ...]:
+        """The fields of a header that keeps the rules; length first."""
+        header = HEADER.unpack_from(view, at)
+        length, _, fields_length, _, flags, reserved = header
         if not HEADER_BYTES <= length <= self.frame_bytes_max:
             raise self._fail(f"frame of {length} bytes; allowed are {HEADER_BYTES} to {self.frame_bytes_max}")
         if fields_length > min(length - HEADER_BYTES, FIELDS_BYTES_MAX):
             raise self._fail(f"{fields_length} bytes of fields in a frame of {length}")
         if reserved or flags not in (0, REPLY, REPLY | ERROR):
             raise self._fail("reserved or contradictory bits of a frame header are set")
-        return int(length)
+        return header
 
     def _fail(self, why: str) -> ProtocolError:
         self._failed = True
         self._partial = bytearray()  # not clear(): the caller may look at the header through a view
         return ProtocolError(why)
 
-    @staticmethod
-    def _frame(view: memoryview, at: int, length: int) -> Frame:
-        _, correlation, fields_length, verb, flags, _ = HEADER.unpack_from(view, at)
-        body = at + HEADER_BYTES
-        split = body + fields_length
-        return Frame(verb, flags, correlation, view[body:split], view[split : at + length])
+
+def _frame(view: memoryview, at: int, header: tuple[int, ...]) -> Frame:
+    length, correlation, fields_length, verb, flags, _ = header
+    body = at + HEADER_BYTES
+    split = body + fields_length
+    return Frame(verb, flags, correlation, view[body:split], view[split : at + length])

@@ -121,6 +121,8 @@ class Turns:
 
     def _hand_out(self, outputs: list[Output]) -> bool:
         """To peers and threads. True if a job is done already, so that there may be more to hand out."""
+        if not outputs:
+            return False
         sends: dict[Peer, list[Send]] = {}
         closes: list[Close] = []
         jobs: list[Job] = []

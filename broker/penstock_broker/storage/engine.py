@@ -355,8 +355,10 @@ class Engine(Generic[T]):
         """The mono ms at which there is more to do, whatever else happens."""
         if self._saver.encoding:
             return NOW
-        moments = (self.archiver.wake_at, self.journal.sync_at)
-        return min((moment for moment in moments if moment is not None), default=None)
+        archive_at, sync_at = self.archiver.wake_at, self.journal.sync_at
+        if archive_at is None or sync_at is None:
+            return archive_at if sync_at is None else sync_at
+        return min(archive_at, sync_at)
 
     @property
     def covered(self) -> int:

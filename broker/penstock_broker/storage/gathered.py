@@ -55,8 +55,9 @@ class Block(Generic[T]):
     def __init__(self, start: int, buffer: bytearray, room: Room, *, alone: bool = False) -> None:
         self.start = start
         self.buffer = buffer
-        self.most, self.most_published = (min(len(buffer), most) for most in room)
-        """Bytes it may grow to; with publishes."""
+        self.most = min(len(buffer), room.most)
+        self.most_published = min(len(buffer), room.published)
+        """Bytes it may grow to, of which publishes may take so many."""
         self.view = memoryview(buffer)
         self.used = BLOCK_HEADER_BYTES
         self.entries = 0

@@ -247,17 +247,16 @@ class Journal(Generic[T]):
         if needed + PAGE_BYTES > self.settings.budget // 2:
             raise TooLarge(f"a change of {length:,} bytes; the journal takes {self.settings.budget // 2:,}")
         alone = needed > self._buffer_bytes
-        room = self._room(alone=alone)
+        size = padded(needed) if alone else self._buffer_bytes
+        coming = max(needed, min(size, self.file_size - PAGE_BYTES))
+        counted_on = self.ample and coming >= size  # whatever is ready: it need not be looked at
+        room = Room(coming, coming) if counted_on else self._room(alone=alone)
         if publish:
             self._check_full(needed)
             if padded(needed) > room.published and not self.ample:
                 self._wanted = padded(needed) + PAGE_BYTES
                 raise Busy("the next journal files are being prepared", retry_after=0.01)
-        if alone:
-            buffer = bytearray(padded(needed))
-        else:
-            buffer = self._buffers.pop() if self._buffers else bytearray(self._buffer_bytes)
-        coming = max(needed, min(len(buffer), self.file_size - PAGE_BYTES))
+        buffer = bytearray(size) if alone or not self._buffers else self._buffers.pop()
         if self.ample:
             room = Room(max(room.most, coming), max(room.most, coming))
         elif room.most < needed:
@@ -379,9 +378,11 @@ class Journal(Generic[T]):
             return jobs
         ahead = [*self._spares, *self._preparing.values()]
         needed, most = max(self._wanted, self._needed()), self.settings.file_max
+        usual = [file for file in ahead if file.size <= most]
+        if not needed and len(usual) >= SPARES:
+            return jobs
         if self.file_size < needed <= most:
             self.file_size = min(1 << (needed - 1).bit_length(), most)
-        usual = [file for file in ahead if not self._is_large(file)]
         sizes = [self.file_size] * max(0, SPARES - len(usual))
         if needed > most and not any(file.size >= needed for file in ahead):
             sizes.append(-(-needed // most) * most)

@@ -369,7 +369,7 @@ class Log:
         """The offset up to which there are about `messages` messages or `size` bytes from `first` on, as if
         those of a batch or stretch were alike and lay evenly; at least one message, if there is one."""
         offset, left, room = first, messages, size
-        while left > 0 and room > 0:
+        while left > 0 and room > 0 and offset < self.end:
             place = self.at(offset)
             if place is None:
                 return self.end
@@ -404,9 +404,12 @@ class Log:
         return self._young.arrays[2][self._young.first] if len(self._young) else None
 
     def _young_row(self, index: int) -> Young:
-        base, messages, position, length, time, crc = self._young.row(index)
-        log, first = self._origins.get(base, (self.uuid, base))
-        return Young(base, messages, position, length, time, crc, log, first)
+        bases, messages, positions, lengths, times, crcs = self._young.arrays
+        base = bases[index]
+        log, first = self._origins.get(base) or (self.uuid, base)
+        return Young(
+            base, messages[index], positions[index], lengths[index], times[index], crcs[index], log, first
+        )
 
     # ---- Snapshot
 

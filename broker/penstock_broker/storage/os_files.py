@@ -44,14 +44,25 @@ _NOT_AT_ONCE = (errno.EAGAIN, errno.EOPNOTSUPP)
 
 
 class _Descriptor:
-    """One open file: how many work with it, and whether its name is gone."""
+    """One open file: how many work with it, and whether its name is gone. `with` it, once it is borrowed; a
+    class of its own, since a generator would cost as much as the rest of a small write."""
 
-    __slots__ = ("fd", "forgotten", "users")
+    __slots__ = ("_lock", "fd", "forgotten", "users")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, lock: Lock) -> None:
         self.fd = fd
-        self.users = 0
+        self._lock = lock
+        self.users = 1
         self.forgotten = False
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self.users -= 1
+            if self.forgotten and not self.users:
+                os.close(self.fd)
 
 
 class _Descriptors:
@@ -62,20 +73,11 @@ class _Descriptors:
         self._lock = Lock()
         self._open: dict[str, _Descriptor] = {}
 
-    @contextmanager
-    def borrow(self, name: str, *, new: bool = False) -> Iterator[int]:
-        """The descriptor of `name`, open for reading and writing until the block ends; `new`: the file is
+    def borrow(self, name: str, *, new: bool = False) -> _Descriptor:
+        """The descriptor of `name`, open for reading and writing until its `with` ends; `new`: the file is
         made, and must not exist."""
         descriptor = None if new else self._take(name)
-        if descriptor is None:
-            descriptor = self._open_new(name, os.O_CREAT | os.O_EXCL if new else 0)
-        try:
-            yield descriptor.fd
-        finally:
-            with self._lock:
-                descriptor.users -= 1
-                if descriptor.forgotten and not descriptor.users:
-                    os.close(descriptor.fd)
+        return descriptor or self._open_new(name, os.O_CREAT | os.O_EXCL if new else 0)
 
     def forget(self, name: str) -> None:
         """`name` is no longer that file: the descriptor is closed once nobody works with it."""
@@ -100,8 +102,7 @@ class _Descriptors:
         fd = os.open(name, os.O_RDWR | flags, 0o640, dir_fd=self._directory)  # may wait: not under the lock
         with self._lock:
             self._forget(name)  # a thread that was faster keeps its own until it is done
-            descriptor = self._open[name] = _Descriptor(fd)
-            descriptor.users = 1
+            descriptor = self._open[name] = _Descriptor(fd, self._lock)
             idle = [name for name, each in self._open.items() if not each.users]
             for unused in idle[: max(0, len(self._open) - DESCRIPTORS_MAX)]:
                 self._forget(unused)

@@ -55,8 +55,10 @@ def _check_of(annotation: Any) -> Check:
     if origin is dict:
         return _is_map
     if origin in (Union, UnionType):
-        checks = [_check_of(arg) for arg in args]
-        return lambda value: any(check(value) for check in checks)
+        others = [arg for arg in args if arg is not NoneType]
+        assert len(others) == 1 < len(args), f"the wire knows one type or nothing, not {annotation}"
+        check = _check_of(others[0])
+        return lambda value: value is None or check(value)
     assert origin is tuple, f"the wire has no type for {annotation}"
     if len(args) == 2 and args[1] is Ellipsis:
         each = _check_of(args[0])
