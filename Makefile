@@ -14,6 +14,7 @@ RUNS   ?= 200
 SECS   ?= 3600
 STATES ?= 1000000
 TWO    := -n 2 --dist worksteal
+THREE  := -n 3 --dist worksteal
 SHARE  ?= 1.0
 SCENARIO ?=
 PEERS  ?= all
@@ -98,7 +99,7 @@ coverage-table: $(VENV)/.dev  ## tests/COVERAGE.md: what is tried under which fa
 	$(BIN)/python -m tests.coverage_table >/dev/null
 
 integration: $(VENV)/.dev  ## against the source; `make test` runs the same against the wheel
-	$(BIN)/pytest -q $(TWO) tests/integration
+	$(BIN)/pytest -q $(THREE) tests/integration
 
 sim: $(VENV)/.dev  ## the whole node from seeds
 	$(BIN)/pytest -q $(TWO) tests/sim
@@ -137,7 +138,7 @@ wheel: $(VENV)/.dev  ## build the wheel, and run the integration tests against i
 	$(VENV)-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[loadtest]"
 	$(VENV)-wheel/bin/python -c 'import penstock, penstock_broker.__main__, penstock_loadtest.command'
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(ls -d $(VENV)-wheel/lib/python*/site-packages)/tools.pth
-	cd tests && ../$(VENV)-wheel/bin/python -m pytest -q $(TWO) -o pythonpath=.. -p no:cacheprovider integration
+	cd tests && ../$(VENV)-wheel/bin/python -m pytest -q $(THREE) -o pythonpath=.. -p no:cacheprovider integration
 
 demo: $(VENV)/.server  ## real text through a topic and a queue, with a worker killed and the broker, too
 	$(BIN)/python -m penstock_loadtest.demo $(FILES)
