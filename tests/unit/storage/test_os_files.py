@@ -315,6 +315,15 @@ def test_dropped_file_is_gone_and_its_name_is_free(files: OsFiles) -> None:
 # ---- Descriptors
 
 
+def test_file_that_is_forgotten_while_it_is_written_is_closed_behind_that(files: OsFiles) -> None:
+    prepare(files, "source")
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(10):
+        with pytest.raises(Damaged):
+            files.run(Copy(f"copy-{number}", (Step(0, (Extent("source", 0, 100, 1),)),)))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_open_files_are_bounded(files: OsFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os_files, "DESCRIPTORS_MAX", 8)
     before = len(os.listdir("/proc/self/fd"))

@@ -54,6 +54,16 @@ class Disk:
             self.turn()
 
 
+def test_two_files_are_ready_whenever_one_is_begun() -> None:
+    disk = Disk(1)
+    for files in (1, 2):
+        while len(disk.journal.files) < files:
+            disk.wall += 60_000  # slowly: files keep their size
+            disk.append(4_000, publish=True)
+            disk.drain()
+        assert disk.journal.spare_bytes == 2 * (FILE_MIN - PAGE_BYTES)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_what_was_taken_is_written_on_a_disk_that_fills_at_any_time(seed: int) -> None:
     disk = Disk(seed)
