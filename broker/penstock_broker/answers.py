@@ -51,8 +51,8 @@ class Reading:
     to go on behind them). It ends early where it has `messages_max` messages or `size_max` bytes."""
 
     __slots__ = (
-        *("finish", "loaded", "loading", "log", "lost", "messages_max"),
-        *("chosen", "partition", "queue", "runs", "settle", "size_max", "started"),
+        *("chosen", "finish", "is_last", "loaded", "loading", "log", "lost", "messages_max"),
+        *("partition", "queue", "runs", "settle", "size_max", "started"),
     )
 
     def __init__(
@@ -86,6 +86,8 @@ class Reading:
         """Whose messages they are, if somebody gets them."""
         self.chosen = chosen
         """Which of the messages are wanted; None: all."""
+        self.is_last = True
+        """Its request is answered with it; `finish` may find otherwise."""
         self.loaded: Loaded = {}
         self.loading = 0
 

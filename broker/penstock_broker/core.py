@@ -412,11 +412,14 @@ class Core:
         message = answer.message if reading is None else self._read(answer, reading)
         if message is None:
             return
-        connection.requests -= bool(call.correlation)
+        is_last = reading is None or reading.is_last
+        if is_last:
+            connection.requests -= bool(call.correlation)
+            connection.waits.pop(call.correlation, None)
         if isinstance(message, Document):
             connection.documents -= len(message.payload)
         if call.correlation or call.verb is DELIVER:
-            self._outputs.append(Send(connection, call.verb, call.correlation, message))
+            self._outputs.append(Send(connection, call.verb, call.correlation, message, is_last))
 
     def _hold(self, answer: Answer) -> None:
         """It goes later, and so does everything behind it on its connection."""

@@ -25,6 +25,7 @@ from penstock_broker.storage.engine import Engine
 from penstock_broker.storage.log import Log
 from penstock_broker.topics.partition import Partition
 from penstock_protocol import verbs
+from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import Corrupt, OffsetOutOfRange
 from penstock_protocol.limits import DELIVERY_BYTES_MAX
 from penstock_protocol.messages.queues import Deliver, Delivery
@@ -335,27 +336,37 @@ class Deliveries:
     def answer_fetch(
         self, partition: Partition, call: Call, request: Fetch, now: Now, deadline: int = 0
     ) -> None:
-        """Answer a FETCH with what there is from its offset on. Where nothing fits its `where` up to the end,
-        it waits on until `deadline` (mono ms), but not long."""
-        call.connection.waits.pop(call.correlation, None)
-        log, offset = partition.log, request.offset
+        """Answer a FETCH with what there is from its offset on. Up to `deadline` (mono ms) it waits on behind
+        that, if it is to be answered in parts; where nothing fits its `where` it does so, too, but not long.
+        """
+        log, offset, waits = partition.log, request.offset, call.connection.waits
         start, end = log.start, log.end
+        if (request.in_parts or request.where) and offset < end and now.mono < deadline:
+            waits[call.correlation] = partition, None
+        else:
+            waits.pop(call.correlation, None)
         if offset == end:
             fetched = Fetched(0, start, end, offset, b"")
             self._sender.answer(call, fetched, partition.changed_at, partition.within)
             return
         chosen = Filter(Where(request.where)) if request.where else None
 
-        def finish(slices: int, payload: object, behind: int) -> Fetched | OffsetOutOfRange | None:
-            gone = partition.out_of_range(offset)  # while it was loaded
-            if gone is None and chosen is not None:
+        def finish(
+            slices: int, payload: tuple[Buffer, ...], behind: int
+        ) -> Fetched | OffsetOutOfRange | None:
+            refusal = partition.out_of_range(offset)  # while it was loaded
+            if refusal is not None:
+                return refusal
+            if chosen is not None:
                 partition.records_filtered += chosen.skipped
-                until = min(deadline, now.mono + TELL_MS)
-                if not slices and until > now.mono and not chosen.tired and _is_near(log, behind):
-                    self.park(partition, call, request._replace(offset=behind), until, now)
-                    self.touch(partition)  # more may have come meanwhile
-                    return None
-            return gone or Fetched(slices, start, end, behind, payload)
+            rest = _rest(log, request, chosen, behind, payload) if call.correlation in waits else None
+            if rest is not None:
+                until = deadline if slices else min(deadline, now.mono + TELL_MS)
+                self.park(partition, call, rest, until, now)
+                if behind < log.end:
+                    self.touch(partition)
+                reading.is_last = False
+            return Fetched(slices, start, end, behind, payload) if slices or rest is None else None
 
         most, size = request.records, request.size
         scanned = (most, size) if chosen is None else (SCANNED_RECORDS_MAX, SCANNED_BYTES_MAX)
@@ -387,3 +398,17 @@ class Deliveries:
 def _is_near(log: Log, offset: int) -> bool:
     """There is no more behind it than one look takes."""
     return log.reach(offset, SCANNED_RECORDS_MAX, SCANNED_BYTES_MAX) >= log.end
+
+
+def _rest(
+    log: Log, request: Fetch, chosen: Filter | None, behind: int, payload: Sequence[Buffer]
+) -> Fetch | None:
+    """What a FETCH that came by all before `behind` waits on for; None: it is answered."""
+    if not payload:
+        tired = chosen is None or chosen.tired
+        return None if tired or not _is_near(log, behind) else request._replace(offset=behind)
+    records = request.records - (behind - request.offset - (chosen.skipped if chosen else 0))
+    size = request.size - sum(map(len, payload))
+    if not request.in_parts or records <= 0 or size <= 0:
+        return None
+    return request._replace(offset=behind, records=records, size=size)

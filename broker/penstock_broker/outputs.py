@@ -12,12 +12,14 @@ from penstock_protocol.verbs import Verb
 
 class Send(NamedTuple):
     """A reply (an `Error` for an error reply), or a push when `correlation` is 0. Payload buffers may be
-    views of mapped files: hand them to the transport as they are and drop them soon."""
+    views of mapped files: hand them to the transport as they are and drop them soon. `is_last`: the request
+    is answered with that."""
 
     connection: Connection
     verb: Verb
     correlation: int
     message: Any
+    is_last: bool = True
 
 
 class Close(NamedTuple):

@@ -45,7 +45,8 @@ class Connection:
         self.documents = 0
         """Bytes of descriptions and listings that were not sent yet."""
         self.waits: dict[int, tuple[Any, Any]] = {}
-        """Parked requests by correlation id, for CANCEL: the queue or partition, and what waits there."""
+        """Parked requests by correlation id, for CANCEL: the queue or partition, and what waits there; None
+        while a part of the answer is on its way, behind which the request waits on."""
 
     def behind(self, position: int, within: int) -> int:
         """What a delivery waits for that depends on `position`: what those before it wait for, too."""

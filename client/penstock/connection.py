@@ -46,6 +46,8 @@ class Socket(asyncio.Protocol):
         self._on_lost = on_lost
         self._link = Link(Role.CLIENT)
         self._replies: dict[int, OnReply] = {}
+        self._parts: dict[int, OnReply] = {}
+        """Who gets what comes before the reply that is the last."""
         self._correlation = 0
         self._heard = 0.0
         self._ping_after = PING_AFTER_SECONDS
@@ -58,11 +60,14 @@ class Socket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
-    def post(self, message: Any, on_reply: OnReply) -> int:
-        """Send a request; the correlation id that `cancel` takes."""
+    def post(self, message: Any, on_reply: OnReply, on_part: OnReply | None = None) -> int:
+        """Send a request; the correlation id that `cancel` takes. `on_part` gets the replies but the last of
+        one that is answered in parts."""
         correlation = self._correlation = self._correlation % CORRELATION_MAX + 1
         buffers = self._link.request(message, correlation)  # first: what cannot be sent is not waited for
         self._replies[correlation] = on_reply
+        if on_part is not None:
+            self._parts[correlation] = on_part
         self._write(buffers)
         return correlation
 
@@ -108,7 +113,7 @@ class Socket(asyncio.Protocol):
 
     def _received(self, received: Received) -> None:
         if received.is_reply:
-            on_reply = self._replies.pop(received.correlation, None)
+            on_reply = self._on_reply(received.correlation, received.is_last)
             if on_reply is None:
                 raise ProtocolError(f"reply to request {received.correlation}, which is not open")
             on_reply(received.message)
@@ -120,6 +125,13 @@ class Socket(asyncio.Protocol):
             raise ProtocolError(received.message.message)
         else:
             self._on_push(received.message)
+
+    def _on_reply(self, correlation: int, is_last: bool) -> OnReply | None:
+        if not is_last:
+            return self._parts.get(correlation)
+        if self._parts:
+            self._parts.pop(correlation, None)
+        return self._replies.pop(correlation, None)
 
     def _check_silence(self) -> None:
         loop = asyncio.get_running_loop()
@@ -140,6 +152,7 @@ class Socket(asyncio.Protocol):
             return
         self._transport = None
         replies, self._replies = self._replies, {}
+        self._parts.clear()
         self._on_lost(self, str(exc) if exc else self._why)
         for on_reply in replies.values():
             on_reply(None)
@@ -317,12 +330,15 @@ class Wire:
         timeout: float | None = None,
         on_late: OnReply | None = None,
         on_resend: Callable[[], None] | None = None,
+        on_part: OnReply | None = None,
     ) -> Any:
         """Send a request until it is answered; the reply, whose payload views stay valid.
 
         `timeout` in seconds (None: the client's) covers every try; add the wait of a long poll to it.
         `on_late` gets the reply that still comes after the caller was cancelled or timed out. `on_resend`
-        is called before the request is sent again without knowing what became of the first.
+        is called before the request is sent again without knowing what became of the first. `on_part` gets
+        the replies but the last; what it raises ends the request. Behind one nothing is sent again, but
+        `Disconnected` is raised.
 
         Raises the broker's error; `Disconnected` if it was surely never sent; else `Timeout` for a read
         and `OutcomeUnknown` for a change; `ClientClosed`.
@@ -340,7 +356,7 @@ class Wire:
                     if maybe_done and on_resend is not None:
                         on_resend()
                     maybe_done = True
-                    reply = await self._answer(socket, message, on_late)
+                    reply = await self._answer(socket, message, on_late, on_part)
                     if reply is None:
                         continue
                     if not isinstance(reply, Error):
@@ -367,8 +383,11 @@ class Wire:
                 return self._socket
             await self._up.wait()
 
-    async def _answer(self, socket: Socket, message: Any, on_late: OnReply | None) -> Any:
+    async def _answer(
+        self, socket: Socket, message: Any, on_late: OnReply | None, on_part: OnReply | None
+    ) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        begun = False
 
         def on_reply(reply: Any) -> None:
             if not future.done():
@@ -376,9 +395,24 @@ class Wire:
             elif on_late is not None and reply is not None:
                 on_late(reply)
 
-        correlation = socket.post(message, on_reply)
+        def part(reply: Any) -> None:
+            nonlocal begun
+            begun = True
+            if future.done():
+                return
+            assert on_part is not None
+            try:
+                on_part(reply)
+            except Error as error:
+                future.set_exception(error)
+                socket.cancel(correlation)
+
+        correlation = socket.post(message, on_reply, part if on_part is not None else None)
         try:
-            return await future
+            reply = await future
+            if begun and (reply is None or isinstance(reply, retry.AGAIN)):
+                raise Disconnected("the rest of the answer was lost")
+            return reply
         except asyncio.CancelledError:
             if not future.cancelled():  # the reply and the cancellation came in the same turn
                 if on_late is not None and future.result() is not None:

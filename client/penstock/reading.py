@@ -6,7 +6,7 @@
 Far from the end, and with few partitions, two are on their way, or broker and client would wait for each
 other: each asks for a number of records that surely fits, so that the one behind it can be sent without its
 answer. An answer that ends elsewhere makes that one useless: it is asked for anew. Where offsets are missing
-nobody can tell, and nothing is sent ahead.
+nobody can tell, and nothing is sent ahead. At the end one fetch is answered in parts, as records come.
 
 A reader knows neither groups nor what the application has in hand: it is told what was finished.
 """
@@ -22,7 +22,7 @@ from penstock.errors import Disconnected, NotFound, Timeout
 from penstock.record import Record, RecordRun
 from penstock.values import TopicPartition
 from penstock.views import Records, Taken
-from penstock_protocol.limits import RECEIVE_MESSAGES_MAX
+from penstock_protocol.limits import INT_MAX, RECEIVE_MESSAGES_MAX
 
 if TYPE_CHECKING:
     from penstock.topic import Topic
@@ -99,7 +99,7 @@ class Reader(Generic[T]):
         self._ahead: deque[tuple[RecordRun[T], int]] | None = None
         self._ahead_behind = position
         self._failure: Exception | None = None
-        self._end = 0
+        self._end = INT_MAX
         """Of the partition, as far as is known."""
         self._stride = 0
         """How many records surely fit a fetch; 0: nobody can tell."""
@@ -217,7 +217,7 @@ class Reader(Generic[T]):
         """There is nothing between all that was fetched and `upto`."""
         if self.finished == self._position:
             self.finished = upto
-        self._position = self._behind_last = upto
+        self._behind_last = upto
 
     # Fetching
 
@@ -226,24 +226,29 @@ class Reader(Generic[T]):
             while self.until is None or self._position < self.until:
                 await self._wanted.wait()
                 records = await self._next()
-                if records is None:
-                    continue
-                self.heard = True
-                behind = records.next_offset if self.until is None else min(records.next_offset, self.until)
-                pieces = deque(self._pieces(records.runs))
-                if pieces:
-                    self._wanted.clear()
-                    self._ahead, self._ahead_behind = pieces, behind
-                    self._position = behind
-                else:
-                    self._pass_hole(behind)
-                self._turn.arrived(self)
+                if records is not None:
+                    self._arrived(records)
             self.heard = True
         except NotFound as error:
             self.leaving = self.optional
             self._failure = error
         except Exception as error:
             self._failure = error  # raised where the application asks for the next record
+        self._turn.arrived(self)
+
+    def _arrived(self, records: Records[T]) -> None:
+        """A fetch has brought this, or a part of one; what came before is behind the position."""
+        self.heard = True
+        behind = records.next_offset if self.until is None else min(records.next_offset, self.until)
+        pieces = deque(self._pieces(records.runs))
+        if self._ahead is not None:
+            self._ahead += pieces
+        elif pieces:
+            self._wanted.clear()
+            self._ahead = pieces
+        else:
+            self._pass_hole(behind)
+        self._position = self._ahead_behind = behind
         self._turn.arrived(self)
 
     def _pieces(self, runs: Sequence[RecordRun[T]]) -> Iterator[tuple[RecordRun[T], int]]:
@@ -280,7 +285,7 @@ class Reader(Generic[T]):
         return Sent(first, behind, answer)
 
     def _learn(self, records: Records[T]) -> None:
-        """From a fetch, how much fits."""
+        """From a fetch, or what came of one last, how much fits."""
         self._end = records.end
         whole = records.next_offset - self._position
         if not records or whole != len(records):
@@ -299,6 +304,7 @@ class Reader(Generic[T]):
     async def _fetch(self, offset: int, most: int) -> Records[T] | None:
         """None when the broker could not be reached in time: the task asks again."""
         left = most if self.until is None else self.until - offset
+        waits = self.heard and offset >= self._end
         try:
             return await self.topic.fetch_once(
                 self.place.partition,
@@ -308,6 +314,7 @@ class Reader(Generic[T]):
                 WAIT_MS if self.heard else 0,
                 None,
                 where=self._where,
+                on_part=self._arrived if waits else None,
             )
         except (Timeout, Disconnected) as error:
             log.debug("fetching from %r again: %s", self.topic, error)

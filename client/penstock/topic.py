@@ -28,7 +28,7 @@ from penstock.where import Where, where_to_wire
 from penstock_protocol.limits import MIB, PARTITIONS_MAX, WAIT_MS_MAX
 from penstock_protocol.messages.queues import Confirm
 from penstock_protocol.messages.schema import unpack_document
-from penstock_protocol.messages.topics import At, DescribeTopic, Fetch, Offset, Produce
+from penstock_protocol.messages.topics import At, DescribeTopic, Fetch, Fetched, Offset, Produce
 from penstock_protocol.slices import decode_slices
 
 if TYPE_CHECKING:
@@ -298,13 +298,19 @@ class Topic(Generic[T]):
         timeout: float | None,
         *,
         where: dict[str, Any] | None = None,
+        on_part: Callable[[Records[T]], None] | None = None,
     ) -> Records[T]:
         """What one FETCH brings, for this package. `wait` in ms, `where` as it goes over the wire; empty in a
-        hole, too, and behind records that do not fit."""
+        hole, too, and behind records that do not fit. `on_part`: be answered in parts, and get all but the
+        last; behind one `Disconnected` means that the rest is to be asked for."""
         fetched = await self.client.wire.request(
-            Fetch(self.name, partition, offset, max_records, max_bytes, wait, where),
+            Fetch(self.name, partition, offset, max_records, max_bytes, wait, where, on_part is not None),
             timeout=self.client.timeout + wait / 1000 if timeout is None else timeout,
+            on_part=None if on_part is None else lambda part: on_part(self._fetched(partition, part)),
         )
+        return self._fetched(partition, fetched)
+
+    def _fetched(self, partition: int, fetched: Fetched) -> Records[T]:
         slices = decode_slices(fetched.payload, fetched.slices)
         runs = [RecordRun(stamps, batch, self.name, self.codec) for stamps, batch in slices]
         return Records(partition, runs, start=fetched.start, end=fetched.end, next_offset=fetched.next)

@@ -5,7 +5,7 @@
     4       4     correlation    chosen by the requester, repeated in the reply; 0 = nobody waits
     8       4     fields_length  bytes of msgpack behind the header; the rest of the frame is payload
     12      1     verb           code of the verb table
-    13      1     flags          bit 0 reply, bit 1 error (with bit 0)
+    13      1     flags          bit 0 reply, bit 1 error (with bit 0), bit 2 more replies follow (with bit 0)
     14      2     reserved       zero
 
 Little-endian. The decoder judges a header as soon as its 16 bytes are there, before anything is
@@ -34,6 +34,8 @@ assert HEADER.size == HEADER_BYTES
 
 REPLY = 1
 ERROR = 2
+MORE = 4
+FLAGS = 0, REPLY, REPLY | ERROR, REPLY | MORE
 
 
 class Frame(NamedTuple):
@@ -127,7 +129,7 @@ class FrameDecoder:
             raise self._fail(f"frame of {length} bytes; allowed are {HEADER_BYTES} to {self.frame_bytes_max}")
         if fields_length > min(length - HEADER_BYTES, FIELDS_BYTES_MAX):
             raise self._fail(f"{fields_length} bytes of fields in a frame of {length}")
-        if reserved or flags not in (0, REPLY, REPLY | ERROR):
+        if reserved or flags not in FLAGS:
             raise self._fail("reserved or contradictory bits of a frame header are set")
         return header
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from penstock_protocol import verbs
 from penstock_protocol.checksum import Buffer
 from penstock_protocol.errors import BadFrame, Error, Invalid, ProtocolError, Unsupported, from_wire
-from penstock_protocol.frame import ERROR, REPLY, Frame, FrameDecoder, encode_header
+from penstock_protocol.frame import ERROR, FLAGS, MORE, REPLY, Frame, FrameDecoder, encode_header
 from penstock_protocol.limits import FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO
 from penstock_protocol.messages import schema
 from penstock_protocol.messages.session import Failure, Hello, Welcome
@@ -78,7 +78,9 @@ def _admitted(role: Role, state: State) -> Admitted:
     look: (what it is, the state afterwards)."""
     table: Admitted = {}
     for verb in verbs.VERBS:
-        for flags in (0, REPLY, REPLY | ERROR):
+        for flags in FLAGS:
+            if flags & MORE and not verb.in_parts:
+                continue
             sort = _sort(verb, flags)
             after = RECEIVE.get((role, state, sort))
             if after is not None and ((role, sort) not in ASKED_BY_BROKER or verb.name == "PING"):
@@ -97,6 +99,8 @@ class Received(NamedTuple):
     correlation: int
     message: Any
     is_reply: bool
+    is_last: bool = True
+    """Of a reply: no other follows to the same request."""
 
 
 class Link:
@@ -162,6 +166,8 @@ class Link:
                 unknown = Unsupported(f"verb {frame.verb} is unknown here")
                 return Received(verbs.BY_CODE[2], frame.correlation, unknown, False)
             raise ProtocolError(f"verb {frame.verb} is unknown here")
+        if frame.flags & MORE and not verb.in_parts:
+            raise ProtocolError(f"{verb.name} is not answered in parts")
         sort = _sort(verb, frame.flags)
         if (self._role, self.state, sort) in RECEIVE:
             raise ProtocolError(f"a broker does not ask for {verb.name}")
@@ -182,17 +188,19 @@ class Link:
             if verb.reply is None:
                 raise ProtocolError(f"{verb.name} has no reply")
             message = _decode_or_fail(verb.reply, frame)
-        return Received(verb, frame.correlation, message, True)
+        return Received(verb, frame.correlation, message, True, not frame.flags & MORE)
 
     def request(self, message: Any, correlation: int) -> list[Buffer]:
         """The buffers to send for a request (or a push, with correlation 0)."""
         return _frame(verbs.BY_REQUEST[type(message)].code, 0, correlation, message)
 
-    def reply(self, verb: verbs.Verb, correlation: int, message: Any) -> list[Buffer]:
-        """The buffers to send for a reply; an `Error` becomes an error reply."""
+    def reply(
+        self, verb: verbs.Verb, correlation: int, message: Any, *, is_last: bool = True
+    ) -> list[Buffer]:
+        """The buffers to send for a reply; an `Error` becomes an error reply, which is the last."""
         if isinstance(message, Error):
             return _frame(verb.code, REPLY | ERROR, correlation, failure_of(message))
-        return _frame(verb.code, REPLY, correlation, message)
+        return _frame(verb.code, REPLY if is_last else REPLY | MORE, correlation, message)
 
 
 def failure_of(error: Error) -> Failure:

@@ -26,6 +26,8 @@ class Verb(NamedTuple):
     handler: str
     pushed: bool = False
     """Sent by the broker, not asked for."""
+    in_parts: bool = False
+    """A request may be answered by several replies."""
 
 
 VERBS = (
@@ -46,7 +48,7 @@ VERBS = (
     Verb(25, "CHECKPOINT", q.Checkpoint, q.Settled, "queue:receive", 1, "messages.checkpoint"),
     Verb(26, "REPLY", q.Reply, q.Settled, "queue:receive", 1, "messages.reply"),
     Verb(32, "PRODUCE", t.Produce, q.Confirm, "topic:produce", 1, "topics.produce"),
-    Verb(33, "FETCH", t.Fetch, t.Fetched, "topic:fetch", 1, "topics.fetch"),
+    Verb(33, "FETCH", t.Fetch, t.Fetched, "topic:fetch", 1, "topics.fetch", in_parts=True),
     Verb(34, "COMMIT", t.Commit, s.Done, "group:commit", 1, "groups.commit"),
     Verb(35, "OFFSETS", t.Offsets, s.Document, "group:describe", 1, "groups.offsets"),
     Verb(36, "OFFSET", t.Offset, t.OffsetReply, "topic:fetch", 1, "topics.offset"),

@@ -6,7 +6,7 @@ the test.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from penstock import codecs
@@ -23,13 +23,24 @@ LOG = UUID("01234567-89ab-cdef-0123-456789abcdef")
 NOW_MS = 1_700_000_000_000
 
 
+class Part(NamedTuple):
+    """An answer that is not the last, and what is left to be answered."""
+
+    reply: Any
+    rest: Any
+
+
 class Asked:
     """One request or post (`is_request` False)."""
 
     def __init__(self, message: Any, on_reply: Callable[[Any], None]) -> None:
         self.message = message
+        self.rest = message
+        """What of it was not answered yet."""
         self.on_late: Callable[[Any], None] | None = None
         self.on_resend: Callable[[], None] | None = None
+        self.part: Callable[[Any], None] | None = None
+        """Takes a part of the answer, if it may come in parts."""
         self.timeout: float | None = None
         self.is_request = False
         self.answered = False
@@ -64,11 +75,14 @@ class FakeWire:
         timeout: float | None = None,
         on_late: Callable[[Any], None] | None = None,
         on_resend: Callable[[], None] | None = None,
+        on_part: Callable[[Any], None] | None = None,
     ) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         asked = Asked(message, lambda reply: None if future.cancelled() else future.set_result(reply))
         asked.is_request = True
         asked.timeout, asked.on_late, asked.on_resend = timeout, on_late, on_resend
+        if on_part is not None:
+            asked.part = lambda reply: None if future.done() else on_part(reply)
         self._ask(asked)
         reply = await future
         if isinstance(reply, Error):
@@ -86,7 +100,12 @@ class FakeWire:
         self._answer(asked)
 
     def _answer(self, asked: Asked) -> None:
-        answer = self.answers.get(type(asked.message), lambda _: None)(asked.message)
+        answer = self.answers.get(type(asked.message), lambda _: None)(asked.rest)
+        while isinstance(answer, Part):
+            assert asked.part is not None, "it did not ask for parts"
+            asked.rest = answer.rest
+            asked.part(answer.reply)
+            answer = self.answers[type(asked.message)](asked.rest)
         if answer is not None:
             asked.reply(answer)
 

@@ -61,9 +61,10 @@ class Peer(asyncio.Protocol):
             else:
                 self._server.received(Asked(self, received))
 
-    def reply(self, received: Received, message: Any) -> None:
+    def reply(self, received: Received, message: Any, *, is_last: bool = True) -> None:
         if not self.transport.is_closing():
-            self.transport.writelines(self._link.reply(received.verb, received.correlation, message))
+            reply = self._link.reply(received.verb, received.correlation, message, is_last=is_last)
+            self.transport.writelines(reply)
 
     def push(self, message: Any) -> None:
         self.transport.writelines(self._link.request(message, 0))
@@ -80,6 +81,10 @@ class Asked:
 
     def reply(self, message: Any) -> None:
         self.peer.reply(self._received, message)
+
+    def part(self, message: Any) -> None:
+        """Reply, but not for the last time."""
+        self.peer.reply(self._received, message, is_last=False)
 
     @property
     def batch(self) -> BatchView:

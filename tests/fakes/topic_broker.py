@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from tests.fakes.client_wire import LOG, FakeClient, delivered, payload_of
+from tests.fakes.client_wire import LOG, FakeClient, Part, delivered, payload_of
 
 from penstock import codecs
 from penstock.errors import OffsetOutOfRange
@@ -56,8 +56,11 @@ class Broker(FakeClient):
         self.committed: dict[int, tuple[int, str]] = {}
         self.keyed = False
         """Whether a record's key is what stands before the colon of its value."""
+        self.parts = 1_000_000
+        """After so many parts a reply is the last, however little of the request is used up."""
         self.times: dict[int, int] = {}
         """Offset → when it was appended, if not at the usual time."""
+        self._parted = 0
         self.wire.answers = {
             DescribeTopic: lambda _: document({"partitions": [{}] * len(self.logs)}),
             Offsets: lambda _: document([[p, *stored, APPENDED] for p, stored in self.committed.items()]),
@@ -95,7 +98,12 @@ class Broker(FakeClient):
             )
             parts.append(delivered(*bodies, kept=kept, cells=cells, **stamps))
         slices, payload = payload_of(*parts)
-        return Fetched(slices, start, len(log), request.offset + len(bodies), payload)
+        behind, left = request.offset + len(bodies), request.records - len(bodies)
+        fetched = Fetched(slices, start, len(log), behind, payload)
+        self._parted = (self._parted + 1) % self.parts
+        if not request.in_parts or not left or not self._parted:
+            return fetched
+        return Part(fetched, request._replace(offset=behind, records=left))
 
     def append(self, *bodies: bytes, partition: int = 0) -> None:
         self.logs[partition] += bodies

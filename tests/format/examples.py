@@ -138,11 +138,12 @@ FOUND = TRIED._replace(token=0, lease=0, flags=0)
 
 class Example(NamedTuple):
     """A message as one side sends it: a request or push, or the reply (or error) to the verb `to`. `what`:
-    what is special about it, if there is another one."""
+    what is special about it, if there is another one. `is_last`: of the replies to one request."""
 
     message: Any
     to: str | None = None
     what: str = ""
+    is_last: bool = True
 
     @property
     def name(self) -> str:
@@ -163,7 +164,7 @@ def buffers(example: Example) -> list[Buffer]:
     """What goes over the wire for it, under a correlation of its own unless it is pushed."""
     link = Link(Role.CLIENT)
     if example.to:
-        return link.reply(example.verb, CORRELATION, example.message)
+        return link.reply(example.verb, CORRELATION, example.message, is_last=example.is_last)
     return link.request(example.message, 0 if example.verb.pushed else CORRELATION)
 
 
@@ -257,6 +258,8 @@ EXAMPLES = [
         t.Fetch("clicks", 2, 40, 500, 1_048_576, 20_000, {"key": "eu.*", "header:a": 1}),
         what="with conditions",
     ),
+    Example(t.Fetch("clicks", 2, 40, 500, 1_048_576, 20_000, None, True), what="in parts"),
+    Example(t.Fetched(1, 0, 43, 103, DELIVERY), "FETCH", "a part", is_last=False),
     Example(t.OpenProducer("orders-writer")),
     Example(
         s.Document(pack_document({"name": "orders-writer", "producer_id": 2**62 | 5 << 20 | 1, "epoch": 1})),

@@ -69,7 +69,7 @@ def test_golden_bytes_decode_to_the_message(example: Example) -> None:
     found = received(example, GOLDEN[example.name])
     assert found.verb == example.verb
     assert found.correlation == (0 if example.verb.pushed else CORRELATION)
-    assert found.is_reply == bool(example.to)
+    assert (found.is_reply, found.is_last) == (bool(example.to), example.is_last)
     if example.is_error:
         assert isinstance(found.message, Error)
         assert isinstance(found.message, type(example.message))

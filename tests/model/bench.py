@@ -1,5 +1,6 @@
 """A broker on a bench: requests are handled at once, jobs run when the test says so."""
 
+from collections import defaultdict
 from random import Random
 from typing import Any, NamedTuple
 
@@ -52,6 +53,8 @@ class Bench:
         self.core = Core(self.files, settings, Random(2), self.clock.now())
         self.jobs: list[Job] = []
         self.replies: dict[tuple[Connection, int], Any] = {}
+        self.parts: dict[tuple[Connection, int], list[Any]] = defaultdict(list)
+        """Replies that were not the last."""
         self.pushed: list[Any] = []
         self.closed: list[Connection] = []
         self._correlation = 0
@@ -75,8 +78,12 @@ class Bench:
         for output in self.core.drain(self.clock.now()):
             if isinstance(output, Send):
                 message = _copied(output.message)
-                if output.correlation:
-                    self.replies[output.connection, output.correlation] = message
+                asked = output.connection, output.correlation
+                if not output.is_last:
+                    assert asked not in self.replies, "there was a last one"
+                    self.parts[asked].append(message)
+                elif output.correlation:
+                    self.replies[asked] = message
                 else:
                     self.pushed.append(message)
             elif isinstance(output, Close):

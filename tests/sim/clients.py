@@ -7,7 +7,7 @@ ends when its reply reaches the client. A publish that must be tried again is on
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +24,15 @@ from penstock_protocol.limits import PRODUCER_ID_NAMED_MIN
 from penstock_protocol.messages import queues as q
 from penstock_protocol.messages import session as s
 from penstock_protocol.messages import topics as t
-from penstock_protocol.slices import REDELIVERED, REPLAYED, Range, Slice, decode_exceptions, decode_slices
+from penstock_protocol.slices import (
+    REDELIVERED,
+    REPLAYED,
+    SLICE_BYTES,
+    Range,
+    Slice,
+    decode_exceptions,
+    decode_slices,
+)
 
 if TYPE_CHECKING:
     from tests.sim.members import Member
@@ -95,6 +103,14 @@ class Batch:
         return {"values": self.values, **({"traits": self.traits} if any(self.traits) else {})}
 
 
+def joined(parts: list[t.Fetched]) -> t.Fetched:
+    """The parts of an answer as one."""
+    heads = b"".join([part.payload[: part.slices * SLICE_BYTES] for part in parts if part.slices])
+    batches = b"".join([part.payload[part.slices * SLICE_BYTES :] for part in parts if part.slices])
+    slices = sum(part.slices for part in parts)
+    return parts[-1]._replace(slices=slices, start=parts[0].start, payload=memoryview(heads + batches))
+
+
 class Client:
     """One client."""
 
@@ -120,6 +136,8 @@ class Client:
         self.writers: dict[str, Writer] = {}
         """By the name that it opened, or wants to."""
         self._asks: dict[int, Ask] = {}
+        self._parts: dict[int, list[t.Fetched]] = defaultdict(list)
+        """Replies that were not the last; with that one they are one answer in the history."""
         self._correlation = 0
         self._values = 0
         self._numbers = 0
@@ -152,6 +170,9 @@ class Client:
         """The link is gone. What was asked and not answered has an unknown outcome."""
         self.recorder.note("disconnect")
         self.link = self.welcome = None
+        for correlation, parts in self._parts.items():
+            self._asks[correlation].reply(joined(parts))
+        self._parts.clear()
         self._asks.clear()
 
     @property
@@ -210,6 +231,13 @@ class Client:
         if not send.correlation:
             self._pushed(message, since)
             return
+        if not send.is_last:
+            self._parts[send.correlation].append(message)
+            self.world.met("part of an answer")
+            return
+        parts = self._parts.pop(send.correlation, [])
+        if parts:
+            message = joined(parts if isinstance(message, Error) else [*parts, message])
         self._asks.pop(send.correlation).reply(message)
 
     # publishing

@@ -106,7 +106,7 @@ def ask(
     """FETCH with a filter."""
     random = client.world.random
     size, records = random.choice((1, 2_000, 1 << 20)), random.choice((1, 10, 500))
-    request = t.Fetch(place.name, place.number, offset, records, size, wait, where)
+    request = t.Fetch(place.name, place.number, offset, records, size, wait, where, random.random() < 0.5)
     client.operate("select", place, request, answer, refused, offset=offset, where=where, **asked)
 
 

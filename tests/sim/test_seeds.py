@@ -37,6 +37,7 @@ RARE = (
     "moved",
     "name was taken over",
     "nothing fits",
+    "part of an answer",
     "partition given up",
     "partitions claimed",
     "paused",

@@ -269,7 +269,8 @@ def fetch(client: Client) -> None:
         return
     reached = client.positions.get(place, 0)
     offset = reached if random.random() < 0.7 else random.randrange(reached + 3)
-    wait = random.choice((0, 0, 300))
+    wait = random.choice((0, 0, 300, 2_000))
+    in_parts = wait == 2_000
 
     def answer(fetched: t.Fetched) -> dict[str, Any]:
         client.positions[place] = fetched.next
@@ -280,8 +281,11 @@ def fetch(client: Client) -> None:
             client.positions[place] = error.detail["start"]
 
     size = random.choice((1, 2_000, 1 << 20))
-    request = t.Fetch(place.name, place.number, offset, random.choice((1, 10, 500)), size, wait)
-    client.operate("fetch", place, request, answer, refused=out_of_range, offset=offset)
+    records = random.choice((1, 10, 500))
+    request = t.Fetch(place.name, place.number, offset, records, size, wait, None, in_parts)
+    correlation = client.operate("fetch", place, request, answer, refused=out_of_range, offset=offset)
+    if in_parts and not random.randrange(4):
+        client.world.soon(wait / 2, _cancel, client, client.link, correlation)
 
 
 def end(client: Client) -> None:

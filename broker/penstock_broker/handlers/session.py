@@ -78,5 +78,7 @@ def cancel(core: "Core", call: "Call", request: Cancel) -> None:
         assert isinstance(wait, Waiter)
         target.unpark(wait)
         core.deliveries.answer_nothing(wait)
-    elif target is not None and target.unpark(wait):
-        core.deliveries.answer_fetch(target, wait.call, wait.request, call.now)
+    elif target is not None:
+        del call.connection.waits[request.correlation]  # a part that is on its way is the last
+        if target.unpark(wait):
+            core.deliveries.answer_fetch(target, wait.call, wait.request, call.now)

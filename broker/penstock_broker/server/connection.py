@@ -154,13 +154,14 @@ class Peer(asyncio.BufferedProtocol):
         if self._parting:
             return
         buffers: list[Buffer] = []
-        for _, verb, correlation, message in sends:
+        for _, verb, correlation, message, is_last in sends:
             if verb.pushed:
                 buffers += self._link.request(message, 0)
                 continue
-            buffers += self._link.reply(verb, correlation, message)
-            code = (message.code or BadFrame.code) if isinstance(message, Error) else 0
-            self._meters.requests[verb.code, code] += 1
+            buffers += self._link.reply(verb, correlation, message, is_last=is_last)
+            if is_last:
+                code = (message.code or BadFrame.code) if isinstance(message, Error) else 0
+                self._meters.requests[verb.code, code] += 1
             arrived = self._asked.pop(correlation, None)
             if arrived is not None:
                 self._meters.request_seconds[verb.code].observe(moment - arrived)
@@ -246,7 +247,7 @@ class Peer(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def _hand_in(self, received: Received, arrived: float) -> None:
-        verb, correlation, message, is_reply = received
+        verb, correlation, message, is_reply, _ = received
         if is_reply or self._connection is None:
             return  # the answer to our PING
         if verb.reply is not None:

@@ -24,7 +24,8 @@ class Produce(NamedTuple):
 
 class Fetch(NamedTuple):
     """Records from `offset` on, waiting up to `wait` ms if there are none yet. `where`: only those that fit,
-    see where.py."""
+    see where.py. `in_parts`: a reply whenever there are some, until `records`, `size` or `wait` is used up.
+    """
 
     topic: str
     partition: int
@@ -33,6 +34,7 @@ class Fetch(NamedTuple):
     size: int
     wait: int
     where: dict[str, Any] | None = None
+    in_parts: bool = False
 
 
 class Fetched(NamedTuple):

@@ -115,14 +115,15 @@ async def test_error_of_a_fetch_ahead_is_told_behind_the_records_in_front_of_it(
     sizes=st.lists(st.sampled_from([1, 1_000, 90_000, 300_000]), min_size=1, max_size=80),
     gone=st.sets(st.integers(0, 79), max_size=5),
     alone=st.sets(st.integers(0, 79), max_size=5),
+    parts=st.sampled_from([1, 2, 5, 1_000]),
     seed=st.integers(0, 99),
 )
 def test_every_record_comes_once_and_in_order_whatever_a_fetch_brings(
-    sizes: list[int], gone: set[int], alone: set[int], seed: int
+    sizes: list[int], gone: set[int], alone: set[int], parts: int, seed: int
 ) -> None:
     async def run() -> None:
         random, broker = Random(seed), Broker()
-        broker.gone, broker.times = gone, dict.fromkeys(alone, 1)
+        broker.gone, broker.times, broker.parts = gone, dict.fromkeys(alone, 1), parts
         first = random.randint(0, len(sizes))
         broker.append(*[bytes(size) for size in sizes[:first]])
         there = [offset for offset in range(len(sizes)) if offset not in gone]

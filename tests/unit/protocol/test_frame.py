@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock_protocol.errors import ProtocolError
-from penstock_protocol.frame import ERROR, HEADER, HEADER_BYTES, REPLY, FrameDecoder, encode_header
+from penstock_protocol.frame import ERROR, HEADER, HEADER_BYTES, MORE, REPLY, FrameDecoder, encode_header
 from penstock_protocol.limits import FIELDS_BYTES_MAX
 
 Plain = tuple[int, int, int, bytes, bytes]
@@ -50,8 +50,10 @@ BAD_HEADERS = {
     "with more fields than frame": header(fields=5),
     "with fields above their limit": header(length=FIELDS_BYTES_MAX + 100, fields=FIELDS_BYTES_MAX + 1),
     "with a reserved bit": header(reserved=1),
-    "with an unknown flag": header(flags=4),
+    "with an unknown flag": header(flags=8),
     "with an error that is no reply": header(flags=ERROR),
+    "with a part that is no reply": header(flags=MORE),
+    "with an error that is not the last": header(flags=REPLY | ERROR | MORE),
 }
 bad_headers = pytest.mark.parametrize("bad", BAD_HEADERS.values(), ids=BAD_HEADERS)
 

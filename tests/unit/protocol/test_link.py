@@ -11,7 +11,7 @@ from tests.fakes.wire import Wire
 from tests.format.examples import EXAMPLES, buffers
 
 from penstock_protocol.errors import BadFrame, Error, Invalid, NotFound, ProtocolError, QueueFull, Unsupported
-from penstock_protocol.frame import ERROR, REPLY, encode_header
+from penstock_protocol.frame import ERROR, MORE, REPLY, encode_header
 from penstock_protocol.limits import FRAME_BYTES_MAX, FRAME_BYTES_MAX_BEFORE_HELLO
 from penstock_protocol.link import RECEIVE, Link, Received, Role, Sort, State, failure_of
 from penstock_protocol.messages import schema
@@ -102,6 +102,22 @@ def test_client_answers_nothing_but_ping(verb: Any) -> None:
 def test_reply_to_a_verb_without_one_fails_the_link(verb: Any) -> None:
     with pytest.raises(ProtocolError, match=f"{verb.name} has no reply"):
         received(in_state(Role.CLIENT, State.OPEN), frame(verb.code, REPLY, Done()))
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.reply], ids=lambda verb: verb.name)
+@pytest.mark.parametrize("role", Role)
+def test_only_what_may_be_answered_in_parts_gets_more_than_one_reply(role: Role, verb: Any) -> None:
+    message = next(
+        example.message for example in EXAMPLES if example.to == verb.name and not example.is_error
+    )
+    link = in_state(role, State.OPEN)
+    if verb.name == "FETCH" and role is Role.CLIENT:
+        found = received(link, frame(33, REPLY | MORE, message) + frame(33, REPLY, message))
+        assert [(each.is_reply, each.is_last) for each in found] == [(True, False), (True, True)]
+        return
+    with pytest.raises(ProtocolError):
+        received(link, frame(verb.code, REPLY | MORE, message))
+    assert link.state is State.FAILED
 
 
 # the handshake

@@ -18,6 +18,7 @@ from penstock_protocol.frame import HEADER
 from penstock_protocol.limits import FRAME_BYTES_MAX
 from penstock_protocol.messages.queues import Deliver, Delivery, Enqueue, Receive
 from penstock_protocol.messages.session import Done, Goodbye, Ping, Pong
+from penstock_protocol.messages.topics import Fetch, Fetched
 from penstock_protocol.verbs import BY_REQUEST, Verb
 
 Connect = Callable[..., Client]
@@ -113,6 +114,21 @@ async def test_error_leaves_as_an_error_reply_and_is_counted_by_verb_and_code(
     assert isinstance(received.message, NotFound)
     assert meters.requests[verb.code, NotFound.code] == 1
     assert sum(meters.request_seconds[verb.code].counts) == 1
+
+
+async def test_reply_in_parts_is_one_request_that_took_until_the_first_of_them(
+    client: Client, core: ScriptedCore, meters: Meters
+) -> None:
+    def answer(connection: Connection, verb: Verb, correlation: int, message: object) -> None:
+        for is_last in (False, False, True):
+            core.outputs.append(Send(connection, verb, correlation, Fetched(0, 0, 0, 0, b""), is_last))
+
+    core.answer = answer
+    client.ask(Fetch("clicks", 0, 0, 1, 1, 0, None, True), 2)
+    await turn()
+    assert [each.is_last for each in client.received()] == [False, False, True]
+    assert meters.requests[BY_REQUEST[Fetch].code, 0] == 1
+    assert sum(meters.request_seconds[BY_REQUEST[Fetch].code].counts) == 1
 
 
 async def test_close_of_the_core_comes_behind_what_was_sent_before(
