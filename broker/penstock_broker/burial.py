@@ -76,12 +76,14 @@ class Burial:
             if fits < piece.messages:
                 rest = piece._replace(first=piece.first + fits, messages=piece.messages - fits)
                 pieces.appendleft(rest)
-            if not self._bury(queue, piece._replace(messages=fits), now, {}, lambda: go_on()):
 
-                def go_on() -> None:
-                    self.bury(queue, pieces, now, then)
+            def go_on(left: Sequence[Dead]) -> None:
+                self.bury(queue, [*left, *pieces], now, then)
 
+            left = self._bury(queue, piece._replace(messages=fits), now, {}, go_on)
+            if left is None:
                 return
+            pieces.extendleft(reversed(left))
         if then is not None:
             then()
 
@@ -103,13 +105,16 @@ class Burial:
             self.bury(queue, judging.dead_before(queue, first, messages), now)
             room, room_bytes = room - messages, room_bytes - size
 
-    def _bury(self, queue: Queue, dead: Dead, now: Now, loaded: Loaded, go_on: Then) -> bool:
-        """One piece. False: its bytes are cold; `go_on` is called when it is done."""
+    def _bury(
+        self, queue: Queue, dead: Dead, now: Now, loaded: Loaded, go_on: Callable[[Sequence[Dead]], None]
+    ) -> Sequence[Dead] | None:
+        """One piece; what is left of it, to be buried apart. None: its bytes are cold; `go_on` gets that
+        then."""
         if not self.knows(queue):
-            return True  # deleted meanwhile
+            return ()  # deleted meanwhile
         dead = self._kept(queue, dead, now)
         if not dead.messages:
-            return True
+            return ()
         try:
             reads = self._engine.reads
             cuts = list(reads.cuts(queue.log, dead.first, dead.messages, loaded, unwritten=True))
@@ -118,11 +123,12 @@ class Burial:
 
             def got(result: object) -> None:
                 loaded[extent] = result if isinstance(result, bytes) else b""
-                if self._bury(queue, dead, now, loaded, go_on):
-                    go_on()
+                left = self._bury(queue, dead, now, loaded, go_on)
+                if left is not None:
+                    go_on(left)
 
             self._engine.load(Load(*extent[:3]), got)
-            return False
+            return None
         except Corrupt as error:
             end = dead.first + dead.messages
             low = max(dead.first, error.detail["first"])
@@ -130,11 +136,10 @@ class Burial:
             self._park(queue, low, high - low, dead, now)
             queue.damaged.update(range(low, high))
             whole = [(dead.first, low - dead.first), (high, end - high)]
-            self.bury(queue, [dead._replace(first=f, messages=n) for f, n in whole if n], now)
-            return True
-        self._move(queue, cuts, dead, now)
+            return [dead._replace(first=f, messages=n) for f, n in whole if n]
+        left = self._move(queue, cuts, dead, now)
         self._touch(queue)
-        return True
+        return left
 
     def _kept(self, queue: Queue, dead: Dead, now: Now) -> Dead:
         """What there still is of them: a record that retention took while somebody had it has expired."""
@@ -146,23 +151,22 @@ class Burial:
             self._touch(queue)
         return dead._replace(first=dead.first + gone, messages=dead.messages - gone)
 
-    def _move(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> None:
+    def _move(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> Sequence[Dead]:
         """One entry, by the stricter mode of both: appended there, settled here, the dead-letter queue made,
-        in this one's mode, if it is not there yet."""
+        in this one's mode, if it is not there yet. What has to be moved apart instead."""
         first, messages = cuts[0].first, sum(cut.messages for cut in cuts)
         name = queue.policy.dead_letter
         if name is None:  # since it was altered, nothing of it dies
             returned = queue.return_part([(first, messages, max(1, dead.failures), now.wall)])
             parts = notes.noted(queue.uuid, notes.within(dead.tries, first, messages))
             self._engine.append([*parts, returned], wall=now.wall, within=queue.within)
-            return
+            return ()
         parks = queue.policy.group_failure == "park" and dead.reason in PARKING
         if parks and queue.indexes.groups.over_parked(first, messages):
             most = self._parkable(queue, first, messages)
             some, rest = dead._replace(first=first, messages=most), first + most
             self._park(queue, rest, messages - most, dead, now)
-            self.bury(queue, [some] if most else [], now)
-            return
+            return [some] if most else ()
         bodies = [self._body(queue, cut, dead, now) for cut in cuts]
         parts = []
         if name not in self._registry.queues:
@@ -175,7 +179,7 @@ class Burial:
                 target.check_room(messages, sum(len(body.data) for body in bodies))
             except (QueueFull, Corrupt):
                 self._park(queue, first, messages, dead, now)
-                return
+                return ()
             uuid, offset, policy = target.uuid, target.log.end, target.policy
             within = min(queue.within, target.within)
         for number, (cut, body) in enumerate(zip(cuts, bodies, strict=True)):
@@ -185,10 +189,11 @@ class Burial:
         try:
             self._engine.append(parts, bodies, wall=now.wall, within=within)
         except TooLarge:
-            self._move_in_halves(queue, cuts, dead, now)
-            return
+            whole = dead._replace(first=first, messages=cuts[-1].end - first)
+            return self._halves(queue, whole, now)
         queue.dead_reasons[dead.reason] += messages
         self._touch(self._registry.queues[name])
+        return ()
 
     def _parkable(self, queue: Queue, first: int, messages: int) -> int:
         """How many of these may die without more groups being parked than may be."""
@@ -203,15 +208,14 @@ class Burial:
         data = past.died(batch, queue.name, cut.first, cut.time, known, reason, now.wall, last)
         return Body(data, crc_of(data))
 
-    def _move_in_halves(self, queue: Queue, cuts: Sequence[Cut], dead: Dead, now: Now) -> None:
+    def _halves(self, queue: Queue, dead: Dead, now: Now) -> Sequence[Dead]:
         """All in one entry is more than a small journal takes."""
-        first, messages = cuts[0].first, cuts[-1].end - cuts[0].first
-        half = messages // 2
+        half = dead.messages // 2
         if not half:
-            self._park(queue, first, messages, dead, now)
-            return
-        halves = (first, half), (first + half, messages - half)
-        self.bury(queue, [dead._replace(first=low, messages=some) for low, some in halves], now)
+            self._park(queue, dead.first, dead.messages, dead, now)
+            return ()
+        rest = dead._replace(first=dead.first + half, messages=dead.messages - half)
+        return dead._replace(messages=half), rest
 
     def _park(self, queue: Queue, first: int, messages: int, dead: Dead, now: Now) -> None:
         """They wait for room; what they died of is noted."""

@@ -406,6 +406,38 @@ def test_full_disk_refuses_what_takes_room_as_a_publish_does(what: str) -> None:
     assert bench.ack(c, "jobs", item.range).messages == 1
 
 
+def damage(files: MemoryFiles, body: bytes) -> None:
+    """Change a bit of it, wherever it lies."""
+    found = {name: files.read(name, 0, size).find(body) for name, size in files.names().items()}
+    assert max(found.values()) >= 0
+    for name, at in found.items():
+        if at >= 0:
+            files.disk.flip(name, at, 1)
+
+
+@pytest.mark.parametrize("damaged", [None, 3])
+def test_dead_letters_that_take_several_entries_are_confirmed_with_the_last(damaged: int | None) -> None:
+    bench = with_queues(max_attempts=1)  # seed 1072
+    c = bench.connect()
+    bodies = [b"%d" % number * 20_000 for number in range(7)]  # together more than half a journal
+    for body in [*bodies, b"proves the block of the last, which is left where it is, cold"]:
+        bench.enqueue(c, "jobs", body)
+    files = ColdFiles(bench.files.kill().disk)
+    bench = Bench(files)
+    c = bench.connect()
+    ranges = [item.range for item in bench.receive(c, "jobs", 7)]
+    if damaged is not None:
+        damage(files, bodies.pop(damaged))
+    asked = bench.ask(c, q.Nack("jobs", q.Outcome.DEAD_LETTER, None, None, memoryview(encode_ranges(ranges))))
+    while (c, asked) not in bench.replies:
+        bench.turn()
+        if (c, asked) not in bench.replies:
+            bench.run_jobs()
+    again = Bench(bench.files.crash())
+    found = again.receive(again.connect(), "jobs.dead")
+    assert [body for item in found for body in item.bodies] == bodies
+
+
 def test_message_that_expired_and_is_not_buried_yet_is_known_to_a_checkpoint() -> None:  # seed 443
     bench = with_queues(on_expiry="dead_letter")
     c = bench.connect()
