@@ -68,7 +68,7 @@ RARE = (
 )
 """What must have happened within each range of seeds: a simulator that never gets there proves nothing."""
 
-PROGRESS = 451
+PROGRESS = 1_016
 """A seed, one of fifty, in which the work on a message has got somewhere when the node is stopped."""
 
 
