@@ -159,7 +159,7 @@ class Core:
         try:
             if isinstance(message, Error):
                 raise message
-            if correlation in connection.waits:
+            if correlation and correlation in connection.waits:
                 raise Invalid(f"request {correlation} of this connection is still open")
             if connection.requests > self.settings.requests_max:
                 raise Busy(
@@ -413,8 +413,8 @@ class Core:
         if message is None:
             return
         is_last = reading is None or reading.is_last
-        if is_last:
-            connection.requests -= bool(call.correlation)
+        if is_last and call.correlation:
+            connection.requests -= 1
             connection.waits.pop(call.correlation, None)
         if isinstance(message, Document):
             connection.documents -= len(message.payload)

@@ -179,6 +179,17 @@ def test_it_is_open_between_its_parts() -> None:
     assert node.parts_of(asked) == [[0], [1]]
 
 
+def test_wait_under_no_correlation_stands_in_nobodys_way() -> None:
+    node = Tail()
+    verb = BY_REQUEST[t.Fetch]
+    nobody = t.Fetch(TOPIC, 0, 0, 1_000, SIZE, WAIT_MS, None, True)
+    node.core.handle(node.me, verb, 0, nobody, node.clock.now())
+    asked = node.begin()
+    node.core.handle(node.me, BY_REQUEST[s.Cancel], 0, s.Cancel(asked), node.clock.now())
+    node.settle()
+    assert node.last(asked).next == 0
+
+
 @pytest.mark.parametrize("on_its_way", [False, True])
 def test_deleted_topic_is_the_last_it_hears_of(on_its_way: bool) -> None:
     node = Tail()

@@ -1,11 +1,13 @@
 """When the journal writes, when it syncs, and who is released by which."""
 
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from penstock_broker.durability import FSYNC, OS_MS
 from penstock_broker.storage.blocks import decode_block_header
+from penstock_broker.storage.engine import NOW, Engine
 from penstock_broker.storage.entries import Body, Kind, Part
 from penstock_broker.storage.files import PAGE_BYTES, Job, Prepare, Sync, Write
 from penstock_broker.storage.journal import Journal, JournalSettings
@@ -264,3 +266,25 @@ def test_blocks_name_what_is_durable_and_not_what_is_written(bench: Bench) -> No
         durable.append(header.durable)
         bench.done()
     assert durable == [0, 0, 0, 3 * PAGE_BYTES]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "archive_at", "sync_at", "first"),
+    [
+        (False, None, None, None),
+        (False, 7, None, 7),
+        (False, None, 7, 7),
+        (False, 7, 9, 7),
+        (False, 9, 7, 7),
+        (True, 9, 7, NOW),
+    ],
+)
+def test_engine_is_woken_for_whatever_comes_first(
+    encoding: bool, archive_at: int | None, sync_at: int | None, first: int | None
+) -> None:
+    engine = SimpleNamespace(
+        _saver=SimpleNamespace(encoding=encoding),
+        archiver=SimpleNamespace(wake_at=archive_at),
+        journal=SimpleNamespace(sync_at=sync_at),
+    )
+    assert Engine.wake_at.fget(engine) == first  # type: ignore[attr-defined]
