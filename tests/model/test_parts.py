@@ -83,7 +83,10 @@ def test_whatever_is_durable_comes_as_a_part_and_the_wait_ends_it() -> None:
     node.produce("a", "b")
     assert (node.parts_of(asked), node.last(asked)) == ([[0], [1, 2]], None)
     assert [part.next for part in node.parts[node.me, asked]] == [1, 3]
-    node.clock.advance(WAIT_MS)
+    node.clock.advance(WAIT_MS - 1)
+    node.settle()
+    assert node.last(asked) is None
+    node.clock.advance(1)
     node.settle()
     last = node.last(asked)
     assert (last.slices, last.next, last.end) == (0, 3, 3)

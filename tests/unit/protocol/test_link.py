@@ -115,7 +115,8 @@ def test_only_what_may_be_answered_in_parts_gets_more_than_one_reply(role: Role,
         found = received(link, frame(33, REPLY | MORE, message) + frame(33, REPLY, message))
         assert [(each.is_reply, each.is_last) for each in found] == [(True, False), (True, True)]
         return
-    with pytest.raises(ProtocolError):
+    why = "does not ask for FETCH" if verb.name == "FETCH" else f"{verb.name} is not answered in parts"
+    with pytest.raises(ProtocolError, match=why):
         received(link, frame(verb.code, REPLY | MORE, message))
     assert link.state is State.FAILED
 
