@@ -193,14 +193,20 @@ def test_wait_under_no_correlation_stands_in_nobodys_way() -> None:
     assert node.last(asked).next == 0
 
 
-@pytest.mark.parametrize("on_its_way", [False, True])
-def test_deleted_topic_is_the_last_it_hears_of(on_its_way: bool) -> None:
+def behind_one_part(*, on_its_way: bool) -> tuple[Tail, int]:
+    """A FETCH that has had one part, and waits for the next, or that is on its way; its correlation."""
     node = Tail()
     asked = node.begin()
     node.produce()
     if on_its_way:
         node.append()
         node.turn()
+    return node, asked
+
+
+@pytest.mark.parametrize("on_its_way", [False, True])
+def test_deleted_topic_is_the_last_it_hears_of(on_its_way: bool) -> None:
+    node, asked = behind_one_part(on_its_way=on_its_way)
     node.call(node.writer, t.DeleteTopic(TOPIC))
     assert isinstance(node.last(asked), NotFound)
     assert (node.me.requests, node.me.waits) == (0, {})
@@ -208,12 +214,7 @@ def test_deleted_topic_is_the_last_it_hears_of(on_its_way: bool) -> None:
 
 @pytest.mark.parametrize("on_its_way", [False, True])
 def test_nobody_waits_on_a_connection_that_is_lost(on_its_way: bool) -> None:
-    node = Tail()
-    asked = node.begin()
-    node.produce()
-    if on_its_way:
-        node.append()
-        node.turn()
+    node, asked = behind_one_part(on_its_way=on_its_way)
     node.core.disconnected(node.me, node.clock.now())
     node.settle()
     node.produce()
