@@ -48,11 +48,14 @@ UNBOUNDED = 1 << 62
 
 class Reading:
     """The bytes an answer carries: runs of one log, put into a message by `finish` (slices, payload, where
-    to go on behind them). It ends early where it has `messages_max` messages or `size_max` bytes."""
+    to go on behind them). It ends early where it has `messages_max` messages or `size_max` bytes.
+
+    `finish` must not know its reading: in a circle they would keep what was loaded until one is searched for.
+    """
 
     __slots__ = (
-        *("chosen", "finish", "is_last", "loaded", "loading", "log", "lost", "messages_max"),
-        *("partition", "queue", "runs", "settle", "size_max", "started"),
+        *("finish", "loaded", "loading", "log", "lost", "messages_max"),
+        *("chosen", "partition", "queue", "runs", "settle", "size_max", "started"),
     )
 
     def __init__(
@@ -86,8 +89,6 @@ class Reading:
         """Whose messages they are, if somebody gets them."""
         self.chosen = chosen
         """Which of the messages are wanted; None: all."""
-        self.is_last = True
-        """Its request is answered with it; `finish` may find otherwise."""
         self.loaded: Loaded = {}
         self.loading = 0
 

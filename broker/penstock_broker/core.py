@@ -412,14 +412,25 @@ class Core:
         message = answer.message if reading is None else self._read(answer, reading)
         if message is None:
             return
-        is_last = reading is None or reading.is_last
+        is_last = reading is None or not self._waits_on(call)
         if is_last and call.correlation:
             connection.requests -= 1
-            connection.waits.pop(call.correlation, None)
         if isinstance(message, Document):
             connection.documents -= len(message.payload)
         if call.correlation or call.verb is DELIVER:
             self._outputs.append(Send(connection, call.verb, call.correlation, message, is_last))
+
+    @staticmethod
+    def _waits_on(call: Call) -> bool:
+        """Whether a request that is answered waits for more; else it waits for nothing any more."""
+        waits = call.connection.waits
+        waiting = waits.get(call.correlation)
+        if waiting is None:
+            return False
+        if waiting[1] is None:
+            del waits[call.correlation]
+            return False
+        return True
 
     def _hold(self, answer: Answer) -> None:
         """It goes later, and so does everything behind it on its connection."""

@@ -365,7 +365,6 @@ class Deliveries:
                 self.park(partition, call, rest, until, now)
                 if behind < log.end:
                     self.touch(partition)
-                reading.is_last = False
             return Fetched(slices, start, end, behind, payload) if slices or rest is None else None
 
         most, size = request.records, request.size

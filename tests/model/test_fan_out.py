@@ -1,11 +1,13 @@
 """Many groups at the end of one partition: what is produced is in memory once, however many read it."""
 
+import gc
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.model.bench import SETTINGS, Bench, batch
 
+from penstock_broker.answers import Reading
 from penstock_broker.core import BURST_BYTES_MAX
 from penstock_broker.outputs import Send
 from penstock_broker.session import Connection
@@ -62,3 +64,18 @@ def test_a_connection_is_sent_so_much_in_a_turn_and_the_rest_when_its_socket_has
     assert came == [True] * (BURST_BYTES_MAX // MIB + 1) + [False]
     bench.turn()
     assert (me, asked[-1]) in bench.replies
+
+
+def test_what_was_sent_is_let_go_at_once_without_a_search_for_circles() -> None:
+    bench = Bench()
+    me = bench.connect()
+    bench.call(me, t.CreateTopic("prices", {}, "check"))
+    gc.collect()
+    gc.disable()
+    try:
+        for in_parts in (False, True):
+            bench.ask(me, t.Fetch("prices", 0, 0, 100, 1 << 20, 60_000, None, in_parts))
+            bench.call(me, t.Produce("prices", 0, None, batch(b"x")))
+        assert [each for each in gc.get_objects() if isinstance(each, Reading)] == []
+    finally:
+        gc.enable()
