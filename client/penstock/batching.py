@@ -46,7 +46,7 @@ class Publisher:
     """All publishes of one client.
 
     `timeout`: seconds a batch may take, from its first message to its outcome. `linger`: seconds a batch
-    waits for more messages; 0 is the end of the loop turn.
+    waits for more messages, if nothing is behind it; 0 is the end of the loop turn.
     """
 
     def __init__(
@@ -204,7 +204,8 @@ class Publisher:
         batch.lane.queue.append(batch)
         self._pending += batch.size
         if batch.gathering and self._linger:
-            asyncio.get_running_loop().call_later(self._linger, self._wake, batch.lane)
+            batch.lingers = True
+            asyncio.get_running_loop().call_later(self._linger, self._lingered, batch)
         elif not self._sent_at_once(batch):
             self._wake(batch.lane)
 
@@ -341,6 +342,10 @@ class Publisher:
                 lane.pause = max(lane.pause, retry.pause_after(error, lane.pauses))
             lane.came_back(batch, lost=False)
 
+    def _lingered(self, batch: Batch) -> None:
+        batch.lingers = False
+        self._wake(batch.lane)
+
     def _rested(self, lane: Lane) -> None:
         lane.pause = 0.0
         lane.resting = False
@@ -435,8 +440,10 @@ class Publisher:
         await self.room()
         outcomes = []
         for lane in self._lanes.values():
+            for batch in lane.batches():
+                batch.lingers = False
+                outcomes.append(self.outcome_of(batch))
             self._wake(lane)
-            outcomes += [self.outcome_of(batch) for batch in lane.batches()]
         if outcomes:
             await asyncio.wait(outcomes)
 

@@ -94,6 +94,7 @@ class Batch:
         "gathering",
         "joiners",
         "lane",
+        "lingers",
         "outcome",
         "refusal",
         "size",
@@ -108,6 +109,8 @@ class Batch:
         self.stage = Stage.QUEUE
         self.gathering = False
         """It takes more messages as long as it is not sent."""
+        self.lingers = False
+        """It waits for them, as long as nothing is behind it."""
         self.expected_offset: int | None = None
         """Its first record gets that offset, or it is refused. It shares its batch with nobody else's."""
         self.bodies: list[bytes] = []
@@ -267,7 +270,8 @@ class Lane:
         if held or not self.queue or len(self.open) >= SEQUENCES_IN_FLIGHT_MAX:
             return None
         batch = self.queue[0]
-        if batch.gathering and len(self.open) >= OPEN_WHILE_GATHERING:
+        lingers = batch.lingers and len(self.queue) == 1
+        if batch.gathering and (lingers or len(self.open) >= OPEN_WHILE_GATHERING):
             return None
         if self._next > SEQUENCE_MAX:
             if self.open:

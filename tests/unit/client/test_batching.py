@@ -78,6 +78,36 @@ async def test_lingering_gathers_over_several_turns(server):
         await asyncio.gather(first, second)
 
 
+async def test_a_confirm_does_not_end_the_lingering_of_the_next_batch(server):
+    async with penstock.connect(server.url, linger=3_600) as client:
+        queue = client.queue("jobs")
+        full = start(queue.enqueue_many(["0"]))
+        zero = await server.asked(Enqueue)
+        first = start(queue.enqueue("1"))
+        zero.confirm()
+        await full
+        await quiet(server, client)
+        second = start(queue.enqueue("2"))
+        flushing = start(client.flush())
+        asked = await server.asked(Enqueue)
+        assert asked.bodies == [b"1", b"2"]
+        asked.confirm()
+        await asyncio.gather(first, second, flushing)
+
+
+async def test_a_batch_lingers_only_while_it_is_the_last(server):
+    async with penstock.connect(server.url, linger=3_600) as client:
+        queue = client.queue("jobs")
+        first = start(queue.enqueue("1"))
+        await quiet(server, client)
+        full = start(queue.enqueue_many(["2", "3"]))
+        one, two = await server.asked(Enqueue), await server.asked(Enqueue)
+        assert (one.bodies, two.bodies) == ([b"1"], [b"2", b"3"])
+        one.confirm()
+        two.confirm()
+        await asyncio.gather(first, full)
+
+
 async def test_a_body_above_the_broker_s_limit_is_refused_before_it_can_hurt_others():
     async with ScriptedServer(message_bytes=10) as server:
         client = await penstock.connect(server.url)
