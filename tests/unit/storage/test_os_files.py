@@ -247,6 +247,59 @@ def test_peek_at_a_bad_sector_is_an_error(files: OsFiles, monkeypatch: pytest.Mo
         files.peek("one", 0, 1)
 
 
+# ---- What reads leave in the page cache
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, int]]]:
+    """What has left the page cache, of chunks of 4 KiB, of which two may stay: name, offset, length."""
+    left: list[tuple[str, int, int]] = []
+
+    def leaves(fd: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        left.append((Path(os.readlink(f"/proc/self/fd/{fd}")).name, offset, length))
+
+    monkeypatch.setattr(os_files, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(os_files, "CACHED_CHUNKS_MAX", 2)
+    monkeypatch.setattr(os, "posix_fadvise", leaves)
+    return left
+
+
+def test_longest_unread_leaves_the_page_cache(files: OsFiles, left: list[tuple[str, int, int]]) -> None:
+    prepare(files, "one")
+    prepare(files, "two")
+    files.run(Load("one", 0, 100))
+    files.run(Load("two", 5000, 100))
+    files.run(Load("one", 4095, 1))  # again, so the other one is the longest unread
+    assert left == []
+    files.run(Load("one", 8192, 100))
+    assert left == [("two", 4096, 4096)]
+    files.run(Load("two", 4096, 4097))  # of two chunks
+    assert left == [("two", 4096, 4096), ("one", 0, 4096), ("one", 8192, 4096)]
+
+
+def test_what_is_peeked_at_counts_as_read(files: OsFiles, left: list[tuple[str, int, int]]) -> None:
+    prepare(files, "one")
+    files.run(Load("one", 0, 8193))
+    assert left == [("one", 0, 4096)]
+    if files.peek("one", 0, 1) is None:
+        pytest.skip("this file system cannot look without waiting")
+    assert left == [("one", 0, 4096), ("one", 4096, 4096)]
+
+
+def test_deleted_file_needs_not_leave_the_page_cache(
+    files: OsFiles, left: list[tuple[str, int, int]]
+) -> None:
+    prepare(files, "one")
+    prepare(files, "two")
+    files.run(Load("one", 0, 4097))
+    files.run(Drop("one"))
+    files.run(Load("two", 0, 4097))
+    assert left == []
+    files.run(Load("two", 8192, 1))
+    assert left == [("two", 0, 4096)]
+
+
 # ---- Copy and Drop
 
 
