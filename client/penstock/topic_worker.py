@@ -13,7 +13,7 @@ no runner, only its key.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from copy import copy
 from functools import partial
 from inspect import isawaitable
@@ -29,6 +29,7 @@ from penstock.settle import capped
 from penstock.values import Backoff, Duration, Header, check_backoff, seconds_of
 from penstock.worker import until_terminated
 from penstock_protocol.limits import HEADER_KEYS_MAX
+from penstock_protocol.patterns import matches
 
 if TYPE_CHECKING:
     from penstock.record_consumer import RecordConsumer
@@ -353,13 +354,7 @@ async def work(
     checks.whole("concurrency", concurrency, 1, CONCURRENCY_MAX)
     check_backoff(policy.retry)
     checks.whole("max_attempts", policy.max_attempts, 1)
-    dead_letter: Any = policy.dead_letter
-    if isinstance(dead_letter, str):
-        hint = f"client.queue({dead_letter!r})"
-        raise Invalid(f"dead_letter={dead_letter!r} is no queue and no topic", hint=hint)
-    if dead_letter is not None and not isinstance(dead_letter, Queue) and dead_letter.name in consumer.topics:
-        hint = "what failed here would come back and fail again; name another topic, or a queue"
-        raise Invalid(f"dead_letter: this consumer reads topic {dead_letter.name!r} itself", hint=hint)
+    _check_dead_letter(policy.dead_letter, consumer.topics)
     if consumer.worker is not None:
         raise Invalid("this consumer works already", hint="raise its concurrency, or make another consumer")
     commits, auto = consumer.commits, consumer.commits.auto
@@ -425,3 +420,16 @@ def _story(record: Record[Any], reason: str, attempts: int, more: Mapping[str, H
     }
     own = [(name, value) for name, value in record.headers.items() if name not in story]
     return dict(own[: HEADER_KEYS_MAX - len(story)]) | story
+
+
+def _check_dead_letter(dead_letter: Any, topics: Iterable[str]) -> None:
+    """Raises `Invalid` for what is neither queue nor topic, and for a topic that is among `topics`, names and
+    patterns."""
+    if isinstance(dead_letter, str):
+        hint = f"client.queue({dead_letter!r})"
+        raise Invalid(f"dead_letter={dead_letter!r} is no queue and no topic", hint=hint)
+    if dead_letter is None or isinstance(dead_letter, Queue):
+        return
+    if any(matches(each, dead_letter.name) for each in topics):
+        hint = "what failed here would come back and fail again; name another topic, or a queue"
+        raise Invalid(f"dead_letter: this consumer reads topic {dead_letter.name!r} itself", hint=hint)

@@ -1,10 +1,10 @@
 """Bugs of consumer groups: who reads what, who may commit it, and who is forgotten."""
 
-from tests.mutants.mutant import BROKER, Mutant
+from tests.mutants.mutant import BROKER, PROTOCOL, Mutant
 
 COORDINATOR, ASSIGNORS = f"{BROKER}/groups/coordinator.py", f"{BROKER}/groups/assignors.py"
 MEMBERSHIP, LAG, HANDLERS = (f"{BROKER}/{name}.py" for name in ("membership", "lag", "handlers/groups"))
-PATTERNS = f"{BROKER}/patterns.py"
+PATTERNS = f"{PROTOCOL}/patterns.py"
 
 NODE, ALONE, ASSIGNED = (
     f"tests/model/test_{name}.py::test_" for name in ("membership", "coordinator", "assignors")

@@ -25,9 +25,9 @@ from enum import StrEnum
 from typing import Any
 
 from penstock_broker.groups.assignors import ASSIGNORS, Place
-from penstock_broker.patterns import is_pattern, matches
 from penstock_protocol.errors import Conflict, Stale
 from penstock_protocol.limits import GROUP_MEMBERS_MAX
+from penstock_protocol.patterns import is_pattern, matches
 
 
 class State(StrEnum):

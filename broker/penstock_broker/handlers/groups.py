@@ -10,7 +10,6 @@ from penstock_broker.groups.coordinator import Member
 from penstock_broker.groups.offsets import Group
 from penstock_broker.handlers.queues import check_between
 from penstock_broker.lag import name_of, standings
-from penstock_broker.patterns import check_pattern, is_pattern
 from penstock_broker.storage.entries import Kind
 from penstock_protocol import limits
 from penstock_protocol.errors import Conflict, Invalid, OffsetOutOfRange, Stale
@@ -18,6 +17,7 @@ from penstock_protocol.messages import groups as g
 from penstock_protocol.messages import topics as t
 from penstock_protocol.messages.schema import pack_document, unpack_document
 from penstock_protocol.messages.session import Document, Done
+from penstock_protocol.patterns import check_pattern, is_pattern
 
 MEMBER_BYTES = 16
 

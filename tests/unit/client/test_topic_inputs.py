@@ -6,7 +6,8 @@ import pytest
 from tests.fakes.client_wire import FakeClient
 from tests.fakes.topic_broker import Broker
 
-from penstock import checks, codecs
+import penstock
+from penstock import Record, checks, codecs
 from penstock.errors import Invalid
 from penstock.group import Target
 from penstock.topic import Topic
@@ -58,3 +59,14 @@ async def test_end_in_a_partition_that_there_is_not_is_refused(until: dict[int, 
     with pytest.raises(Invalid, match="has no such partition"):
         async with broker.consumer(0, 1, until=until):
             pass
+
+
+@pytest.mark.parametrize("topics", [["orders.dead"], ["orders.*"], ["jobs", "#"], ["*.dead"]])
+async def test_topic_that_the_consumer_s_patterns_select_takes_no_dead_letters(topics: list[str]) -> None:
+    async def handler(_: Record[bytes]) -> None:
+        raise AssertionError("nothing was to be handled")
+
+    client = penstock.connect()
+    consumer = client.consumer("g", topics=topics)
+    with pytest.raises(Invalid, match=r"this consumer reads topic 'orders\.dead' itself"):
+        await consumer.work(handler, dead_letter=client.topic("orders.dead"))
