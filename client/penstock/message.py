@@ -181,7 +181,9 @@ class Message(Generic[T]):
 
     @property
     def lease_remaining(self) -> float:
-        """Seconds until the lease ends, as far as this client knows; 0 when it is over."""
+        """Seconds until the lease ends, as far as this client knows; 0 when it is over, by a settle too."""
+        if self._run.is_settled(self._index):
+            return 0.0
         return max(0.0, self._run.expires(self._index) - asyncio.get_running_loop().time())
 
     async def ack(self, *, timeout: float | None = None) -> None:

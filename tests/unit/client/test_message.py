@@ -207,8 +207,11 @@ async def test_settle_sends_its_verdict_and_returns(client: FakeClient, case: st
 async def test_settle_of_a_lost_lease_raises_stale(client: FakeClient, case: str) -> None:
     call, kind, _ = SETTLES[case]
     client.wire.answers[kind] = lambda settle: Settled(0, settle.payload)
+    (message,) = received(client)
+    assert 29 < message.lease_remaining <= 30
     with pytest.raises(Stale, match="the lease of 1 message"):
-        await call(received(client)[0])
+        await call(message)
+    assert message.lease_remaining == 0
 
 
 async def test_extend_moves_the_end_of_the_lease(client: FakeClient) -> None:
