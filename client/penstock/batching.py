@@ -46,7 +46,7 @@ class Publisher:
     """All publishes of one client.
 
     `timeout`: seconds a batch may take, from its first message to its outcome. `linger`: seconds a batch
-    waits for more messages, if nothing is behind it; 0 is the end of the loop turn.
+    waits for more messages, if nothing is behind it and nobody waits for room; 0 is the end of the loop turn.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Publisher:
             self._gather(to, body, cells, (caller, view), timeout, expected_offset)
         else:
             gather = partial(self._gather, to, body, cells, (caller, view), timeout, expected_offset)
-            self._waiting.append((caller, gather))
+            self._queue_up(caller, gather)
             timeout = self._timeout if timeout is None else timeout
         if timeout is not None:
             timer = loop.call_later(timeout, self._caller_is_late, caller)
@@ -203,7 +203,7 @@ class Publisher:
                 before.gathering = False  # who comes later does not get in front of it
         batch.lane.queue.append(batch)
         self._pending += batch.size
-        if batch.gathering and self._linger:
+        if batch.gathering and self._linger and not self.is_full:
             batch.lingers = True
             asyncio.get_running_loop().call_later(self._linger, self._lingered, batch)
         elif not self._sent_at_once(batch):
@@ -228,8 +228,20 @@ class Publisher:
         """Return when less than the pending bound is gathered or unconfirmed."""
         if self.is_full:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((turn, partial(turn.set_result, None)))
+            self._queue_up(turn, partial(turn.set_result, None))
             await turn
+
+    def _queue_up(self, caller: "asyncio.Future[Any]", go_on: Callable[[], None]) -> None:
+        """It goes on when there is room, for which no batch lingers any more."""
+        if not self._waiting:
+            self._hurry()
+        self._waiting.append((caller, go_on))
+
+    def _hurry(self) -> None:
+        for lane in self._lanes.values():
+            for batch in lane.queue:
+                batch.lingers = False
+            self._wake(lane)
 
     # Sending
 
@@ -438,12 +450,8 @@ class Publisher:
     async def flush(self) -> None:
         """Return when everything given to `publish` and `many` so far has an outcome."""
         await self.room()
-        outcomes = []
-        for lane in self._lanes.values():
-            for batch in lane.batches():
-                batch.lingers = False
-                outcomes.append(self.outcome_of(batch))
-            self._wake(lane)
+        self._hurry()
+        outcomes = [self.outcome_of(batch) for lane in self._lanes.values() for batch in lane.batches()]
         if outcomes:
             await asyncio.wait(outcomes)
 

@@ -13,7 +13,7 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -80,7 +80,7 @@ class _Descriptors:
     def borrow(self, name: str, *, new: bool = False) -> _Descriptor:
         """The descriptor of `name`, open for reading and writing until its `with` ends; `new`: the file is
         made, and must not exist."""
-        descriptor = None if new else self._take(name)
+        descriptor = None if new else self.take(name)
         return descriptor or self._open_new(name, os.O_CREAT | os.O_EXCL if new else 0)
 
     def forget(self, name: str) -> None:
@@ -94,7 +94,8 @@ class _Descriptors:
             for name in list(self._open):
                 self._forget(name)
 
-    def _take(self, name: str) -> _Descriptor | None:
+    def take(self, name: str) -> _Descriptor | None:
+        """The descriptor of `name` if it is open."""
         with self._lock:
             descriptor = self._open.pop(name, None)
             if descriptor is not None:
@@ -142,8 +143,10 @@ class _Cached:
             for chunk in unread:
                 del self._chunks[chunk]
         for file, number in unread:
-            with suppress(FileNotFoundError), self._descriptors.borrow(file) as fd:  # or it is deleted since
-                os.posix_fadvise(fd, number * CHUNK_BYTES, CHUNK_BYTES, os.POSIX_FADV_DONTNEED)
+            descriptor = self._descriptors.take(file)
+            if descriptor is not None:  # it is worth no opening of a file, which may wait, or fail
+                with descriptor as fd:
+                    os.posix_fadvise(fd, number * CHUNK_BYTES, CHUNK_BYTES, os.POSIX_FADV_DONTNEED)
 
 
 class OsFiles:

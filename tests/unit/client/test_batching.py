@@ -108,6 +108,20 @@ async def test_a_batch_lingers_only_while_it_is_the_last(server):
         await asyncio.gather(first, full)
 
 
+async def test_nothing_lingers_while_somebody_waits_for_room(server):
+    async with penstock.connect(server.url, linger=3_600, max_pending_bytes=100) as client:
+        calls = [start(client.queue(name).enqueue(bytes(90))) for name in ("a", "b", "c")]
+        for queue in ("a", "b"):
+            asked = await server.asked(Enqueue)
+            assert asked.message.queue == queue
+            asked.confirm()
+        flushing = start(client.flush())
+        asked = await server.asked(Enqueue)
+        assert asked.message.queue == "c"
+        asked.confirm()
+        await asyncio.gather(*calls, flushing)
+
+
 async def test_a_body_above_the_broker_s_limit_is_refused_before_it_can_hurt_others():
     async with ScriptedServer(message_bytes=10) as server:
         client = await penstock.connect(server.url)
